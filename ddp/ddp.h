@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+// Rondo, the DDP layer's public header: data-parallel training of one model replica per process, after
+// Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", VLDB 2020.
+//
+//   rondo_ddp_create(comm, params, n, NULL, &ddp);        // verifies shapes, broadcasts rank 0's values
+//   for each step:
+//       forward; backward, last layer first:
+//           write the gradient of i to rondo_ddp_grad(ddp, i); rondo_ddp_grad_ready(ddp, i);
+//       rondo_ddp_finish(ddp);                             // gradients are now the mean over ranks
+//       optimizer step
+//
+// Gradients live in buckets of contiguous, registered memory, in reverse order of the parameters; a bucket
+// is reduced as soon as all its gradients are ready and all buckets before it were launched, so communication
+// runs while backward goes on (the library's progress thread moves it). After the first step buckets are
+// rebuilt once in the order in which rank 0's gradients became ready.
+//
+// A ddp object belongs to one thread at a time.
+#ifndef RONDO_DDP_H
+#define RONDO_DDP_H
+
+#include <rondo/ring.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct rondo_ddp rondo_ddp;
+
+// One parameter tensor of the model, in the order of definition. `data` is the caller's, `count` elements of
+// `type` (float types only); it must stay valid while the ddp object lives. `name` is copied; used in errors.
+typedef struct rondo_param {
+    const char *name;
+    void *data;
+    size_t count;
+    rondo_type type;
+} rondo_param;
+
+typedef struct rondo_ddp_options {
+    size_t size;
+    size_t first_bucket_bytes;  // size of the first bucket; 0 = option ddp_first_bucket (1 MiB)
+    size_t bucket_bytes;        // cap of the others; 0 = option ddp_bucket (25 MiB). A single larger
+                                //   parameter gets a bucket of its own.
+    int average;                // 1 = divide by the world size (default), 0 = sum
+    int rebuild;                // 1 = rebuild once after the first step (default), 0 = keep reverse order
+} rondo_ddp_options;
+#define RONDO_DDP_OPTIONS_INIT { .size = sizeof(rondo_ddp_options), .average = 1, .rebuild = 1 }
+
+// Creates a replica set over `comm` (a communicator of its own is split off). Verifies that number, names,
+// counts and types of the parameters are the same on all ranks (the error names the first parameter that
+// differs and both ranks), then broadcasts rank 0's parameter values into `data` on all ranks. Collective;
+// blocks. options NULL = defaults. The caller owns *ddp.
+RONDO_API rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_t nparams,
+                                        const rondo_ddp_options *options, rondo_ddp **ddp);
+
+// Frees it; outstanding communication is waited for. NULL is allowed. Collective in the sense of
+// rondo_comm_destroy().
+RONDO_API rondo_status rondo_ddp_destroy(rondo_ddp *ddp);
+
+// Where the gradient of parameter i lives: a view of its bucket, `count` elements. Write (or accumulate)
+// there between the steps' start and rondo_ddp_grad_ready(i); after rondo_ddp_finish() it holds the reduced
+// gradient until the next step. The pointer can change once, in the rondo_ddp_finish() that rebuilds: ask
+// again each step. Contents are kept across the rebuild. NULL for an index out of range.
+RONDO_API void *rondo_ddp_grad(rondo_ddp *ddp, size_t i);
+
+// Sets all gradients to zero. Only between steps.
+RONDO_API rondo_status rondo_ddp_zero_grad(rondo_ddp *ddp);
+
+// Says that gradient i of this step is complete in its view. The division by the world size happens here, in
+// place. Starts the communication of every bucket that became ready, in order. Does not block.
+// RONDO_ERR_USAGE with the parameter's name when i is marked twice in a step.
+RONDO_API rondo_status rondo_ddp_grad_ready(rondo_ddp *ddp, size_t i);
+
+// As above for a gradient that lives elsewhere: copies `grad` (count elements of the parameter's type) into
+// the bucket, dividing on the way. Does not block.
+RONDO_API rondo_status rondo_ddp_grad_ready_copy(rondo_ddp *ddp, size_t i, const void *grad);
+
+// Ends the step: waits until all buckets are reduced. RONDO_ERR_USAGE naming the parameters that were never
+// marked ready (nothing is launched for them; call again after marking them). Blocks up to the operations'
+// deadline.
+RONDO_API rondo_status rondo_ddp_finish(rondo_ddp *ddp);
+
+// While sync is 0 (PyTorch's no_sync), grad_ready only counts and finish does not communicate: gradients stay
+// local and may be accumulated over several passes. The first step with sync 1 reduces the accumulated sum.
+// Only between steps; must be the same on all ranks. Views are not divided while sync is 0.
+RONDO_API rondo_status rondo_ddp_set_sync(rondo_ddp *ddp, int sync);
+
+// Figures of the last finished step and of all steps so far; times in seconds.
+typedef struct rondo_ddp_stats {
+    size_t size;                // sizeof(rondo_ddp_stats), set by the caller
+    uint64_t steps;
+    size_t buckets;
+    int rebuilt;                // 1 after the rebuild
+    double step_comm;           // first launch to last completion, last step
+    double step_exposed;        // time that finish waited, last step
+    double total_comm;
+    double total_exposed;       // hidden share = 1 - exposed / comm
+    uint64_t bytes_reduced;     // gradient bytes, all steps, this rank
+} rondo_ddp_stats;
+RONDO_API rondo_status rondo_ddp_get_stats(const rondo_ddp *ddp, rondo_ddp_stats *out);
+
+// ---- Sampler -------------------------------------------------------------------------------------
+
+// Which samples this rank trains on: a permutation of 0 .. samples-1 shuffled by (seed, epoch), rank r takes
+// positions r, r + world, … The tail is dropped or padded by repeating from the start, so that every rank
+// gets the same number.
+typedef struct rondo_sampler {
+    uint64_t samples;           // of the data set
+    uint64_t seed;
+    uint64_t epoch;
+    int rank, world;
+    int shuffle;                // 0 = in order
+    int drop_tail;              // 1 = drop, 0 = pad
+} rondo_sampler;
+
+// Number of samples per rank and epoch. 0 for a sampler that is invalid. Pure function.
+RONDO_API uint64_t rondo_sampler_count(const rondo_sampler *s);
+
+// The i-th sample of this rank, 0 <= i < count. Pure function, O(1) memory: a keyed Feistel permutation with
+// cycle walking (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+RONDO_API rondo_status rondo_sampler_get(const rondo_sampler *s, uint64_t i, uint64_t *sample);
+
+// ---- Launching from inside a program -------------------------------------------------------------
+
+// Runs fn(rank, world, arg) in nprocs forked processes of this host, with the environment that rondo-run
+// would set, and waits for all. When one fails (returns non-zero, exits or dies by a signal) the others are
+// ended within 5 s and the error names the first to fail. Call it before threads exist and before
+// rondo_init() in the parent. Blocks until all have ended.
+RONDO_API rondo_status rondo_spawn(int (*fn)(int rank, int world, void *arg), int nprocs, void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: MIT
+// Communicators: edges by peer, signatures compared, failure flooded to every rank.
+//
+// Failure. The first cause wins: rdi_comm_fail() records it, then every link is told (RDI_CTRL_ABORT in both
+// directions, so that it travels against the stream of data too), and peers pass it on. Links are closed, and
+// only then requests complete: nothing can touch their buffers any more.
+//
+//   OK --fail--> FAILED: abort sent on every link, answer awaited (at most DRAIN) --> links closed, requests
+//                                                                                     complete with the error
+#include "ring/internal.h"
+
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DRAIN_NS UINT64_C(300000000)
+
+struct abort_msg {
+    int32_t status;
+    int32_t origin;
+    char text[RDI_ERROR_TEXT];
+};
+_Static_assert(sizeof(struct abort_msg) <= RDI_CTRL_MAX, "an abort fits a control message");
+
+const char *rdi_comm_who(const struct rondo_comm *c, int rank, char *buf, size_t cap) {
+    const struct rdi_peer *p = &c->engine->peers[c->world[rank]];
+    snprintf(buf, cap, "rank %d (host %s, pid %d)", rank, p->host, p->pid);
+    return buf;
+}
+
+// ---- Edges ---------------------------------------------------------------------------------------
+
+static unsigned bucket(const struct rondo_comm *c, bool out, int peer, unsigned channel) {
+    return ((unsigned)peer * 4 + channel * 2 + out) % c->hash_size;
+}
+
+static struct rdi_edge *find_edge(struct rondo_comm *c, bool out, int peer, unsigned channel) {
+    struct rdi_edge *e = c->hash[bucket(c, out, peer, channel)];
+    while (e && (e->out != out || e->peer != peer || e->channel != channel)) {
+        e = e->hash_next;
+    }
+    return e;
+}
+
+static struct rdi_edge *new_edge(struct rondo_comm *c, bool out, int peer, unsigned channel) {
+    struct rdi_edge *e = calloc(1, sizeof *e);
+    if (!e) {
+        rdi_fail(RONDO_ERR_NOMEM, "out of memory for an edge to rank %d", peer);
+        return NULL;
+    }
+    *e = (struct rdi_edge){.comm = c, .out = out, .peer = peer, .channel = channel};
+    unsigned b = bucket(c, out, peer, channel);
+    e->hash_next = c->hash[b];
+    c->hash[b] = e;
+    e->next = c->edges;
+    c->edges = e;
+    return e;
+}
+
+rondo_status rdi_comm_edge(struct rondo_comm *c, bool out, int peer, unsigned channel,
+                           struct rdi_edge **edge) {
+    struct rdi_edge *e = find_edge(c, out, peer, channel);
+    if (!e) {
+        e = new_edge(c, out, peer, channel);
+        if (!e) {
+            return RONDO_ERR_NOMEM;
+        }
+    }
+    if (out && !e->link) {
+        struct rdi_engine *g = c->engine;
+        struct rdi_net *net;
+        int to = c->world[peer];
+        rondo_status s = rdi_engine_route(g, to, &net);
+        if (s != RONDO_OK) {
+            return s;
+        }
+        const struct rdi_peer *p = &g->peers[to];
+        struct rdi_link_id id = {
+            .comm = c->id, .from = (uint32_t)g->job.rank, .to = (uint32_t)to, .channel = channel};
+        s = net->ops->connect(net, &id, p->blob[p->net], p->blob_len[p->net], &e->link);
+        if (s != RONDO_OK) {
+            return s;
+        }
+        e->link->owner = e;
+    }
+    *edge = e;
+    return RONDO_OK;
+}
+
+void rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
+    int peer = -1;
+    for (int r = 0; r < c->size; r++) {
+        if (c->world[r] == (int)link->id.from) {
+            peer = r;
+            break;
+        }
+    }
+    struct rdi_edge *e = peer < 0 ? NULL : find_edge(c, false, peer, link->id.channel);
+    if (peer >= 0 && !e) {
+        e = new_edge(c, false, peer, link->id.channel);
+    }
+    if (!e || e->link) {
+        // Not a member, or a second link for the same edge: only a broken peer does that.
+        link->ops->close_link(link, false);
+        return;
+    }
+    e->link = link;
+    link->owner = e;
+}
+
+// ---- Life ----------------------------------------------------------------------------------------
+
+static int by_host(const void *a, const void *b) {
+    return memcmp(a, b, 16);
+}
+
+// How many ranks share a host: with this rank, and at most. Sorted, as there may be thousands.
+static bool count_locals(struct rondo_comm *c) {
+    uint8_t(*hosts)[16] = malloc((size_t)c->size * sizeof *hosts);
+    if (!hosts) {
+        return false;
+    }
+    const uint8_t *mine = c->engine->peers[c->world[c->rank]].host_id;
+    for (int r = 0; r < c->size; r++) {
+        memcpy(hosts[r], c->engine->peers[c->world[r]].host_id, 16);
+        bool here = memcmp(hosts[r], mine, 16) == 0;
+        c->local_size += here;
+        c->local_rank += here && r < c->rank;
+    }
+    qsort(hosts, (size_t)c->size, sizeof *hosts, by_host);
+    uint32_t run = 0;
+    for (int r = 0; r < c->size; r++) {
+        run = r > 0 && memcmp(hosts[r], hosts[r - 1], 16) == 0 ? run + 1 : 1;
+        c->plan.max_local = run > c->plan.max_local ? run : c->plan.max_local;
+    }
+    free(hosts);
+    return true;
+}
+
+rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int size, const int *world,
+                             const struct rdi_plan *plan, struct rondo_comm **out) {
+    struct rondo_comm *c = calloc(1, sizeof *c);
+    unsigned hash_size = 16;
+    while (hash_size < 4096 && hash_size < 4 * (unsigned)size) {
+        hash_size *= 2;
+    }
+    if (c) {
+        c->world = malloc((size_t)size * sizeof *c->world);
+        c->hash = calloc(hash_size, sizeof *c->hash);
+    }
+    if (!c || !c->world || !c->hash) {
+        if (c) {
+            free(c->world);
+            free(c->hash);
+            free(c);
+        }
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a communicator of %d ranks", size);
+    }
+    memcpy(c->world, world, (size_t)size * sizeof *world);
+    c->engine = g;
+    c->id = id;
+    c->rank = rank;
+    c->size = size;
+    c->hash_size = hash_size;
+    c->plan = *plan;
+    c->plan.ranks = (uint32_t)size;
+    c->plan.max_local = 0;
+    if (!count_locals(c)) {
+        free(c->world);
+        free(c->hash);
+        free(c);
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a communicator of %d ranks", size);
+    }
+    c->plan_hash = rdi_plan_hash(&c->plan);
+    atomic_store(&c->timeout_ms, g->options.num[RDI_OPT_OP_TIMEOUT]);
+    c->next = g->comms;
+    g->comms = c;
+    for (unsigned i = 0; i < g->norphans;) {
+        struct rdi_orphan o = g->orphans[i];
+        if (o.link->id.comm != id) {
+            i++;
+            continue;
+        }
+        g->orphans[i] = g->orphans[--g->norphans];
+        rdi_comm_adopt(c, o.link);
+        struct rdi_edge *e = o.has_sig ? o.link->owner : NULL;
+        if (e) {
+            rdi_comm_check_sig(c, e->peer, &o.sig);
+        }
+    }
+    *out = c;
+    return RONDO_OK;
+}
+
+void rdi_comm_free(struct rondo_comm *c, bool bye) {
+    struct rondo_comm **at = &c->engine->comms;
+    while (*at != c) {
+        at = &(*at)->next;
+    }
+    *at = c->next;
+    while (c->edges) {
+        struct rdi_edge *e = c->edges;
+        c->edges = e->next;
+        rdi_edge_free(e, bye);
+    }
+    free(c->hash);
+    free(c->world);
+    free(c->p2p_seq);
+    free(c);
+}
+
+// ---- Failure -------------------------------------------------------------------------------------
+
+void rdi_comm_fail(struct rondo_comm *c, rondo_status s, const char *fmt, ...) {
+    if (atomic_load(&c->status) != RONDO_OK) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(c->why, sizeof c->why, fmt, ap);
+    va_end(ap);
+    c->drain_until = rdi_now(&c->engine->env) + DRAIN_NS;
+    atomic_store(&c->status, s);
+    rdi_log(&c->engine->env, RONDO_LOG_ERROR, "rank %d: %s", c->rank, c->why);
+}
+
+static int drain(struct rondo_comm *c, uint64_t now) {
+    struct abort_msg m = {.status = atomic_load(&c->status), .origin = c->rank};
+    memcpy(m.text, c->why, sizeof m.text);
+    bool waiting = false;
+    int moved = 0;
+    for (struct rdi_edge *e = c->edges; e; e = e->next) {
+        if (!e->link || e->link->state != RDI_LINK_UP) {
+            continue;
+        }
+        if (!e->abort_sent && e->link->ops->ctrl(e->link, RDI_CTRL_ABORT, &m, sizeof m) == RONDO_OK) {
+            e->abort_sent = true;
+            moved++;
+        }
+        waiting |= !e->abort_sent || !e->abort_got;
+    }
+    if (waiting && now < c->drain_until) {
+        return moved;
+    }
+    for (struct rdi_edge *e = c->edges; e; e = e->next) {
+        if (e->link) {
+            e->link->ops->close_link(e->link, e->abort_sent);
+            e->link = NULL;
+        }
+        e->head = e->tail = NULL;
+    }
+    while (c->head) {
+        rdi_op_complete(c->head, (rondo_status)m.status);
+    }
+    c->drained = true;
+    return moved + 1;
+}
+
+void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, const void *msg, size_t len) {
+    if (type == RDI_CTRL_SIG && len == sizeof(struct rdi_sig)) {
+        struct rdi_sig sig;
+        memcpy(&sig, msg, sizeof sig);
+        rdi_comm_check_sig(c, e->peer, &sig);
+    } else if (type == RDI_CTRL_ABORT && len == sizeof(struct abort_msg)) {
+        struct abort_msg m;
+        memcpy(&m, msg, sizeof m);
+        m.text[sizeof m.text - 1] = '\0';
+        e->abort_got = true;
+        rdi_comm_fail(c, m.status < 0 ? (rondo_status)m.status : RONDO_ERR_ABORTED, "%s", m.text);
+    }
+}
+
+// ---- Signatures ----------------------------------------------------------------------------------
+
+void rdi_comm_mismatch(struct rondo_comm *c, int from, const struct rdi_sig *theirs, const struct rdi_sig *ours) {
+    char a[256], b[256], who[2][128];
+    rdi_comm_fail(c, RONDO_ERR_MISMATCH,
+                  "ranks called different operations as number %llu of their communicator: %s called %s; %s "
+                  "called %s. All ranks must call the same operations in the same order",
+                  (unsigned long long)ours->seq, rdi_comm_who(c, from, who[0], sizeof who[0]),
+                  rdi_op_describe(theirs, a, sizeof a), rdi_comm_who(c, c->rank, who[1], sizeof who[1]),
+                  rdi_op_describe(ours, b, sizeof b));
+}
+
+void rdi_comm_check_sig(struct rondo_comm *c, int from, const struct rdi_sig *sig) {
+    if (sig->comm != c->id || sig->kind >= RDI_KIND_COUNT) {
+        rdi_comm_fail(c, RONDO_ERR_INTERNAL, "rank %d sent a signature of another communicator", from);
+        return;
+    }
+    if (sig->kind == RDI_SEND) {
+        return;     // compared when the local recv reaches it, see rdi_flow_peek()
+    }
+    if (sig->seq < c->seq) {
+        const struct rdi_sig *ours = &c->history[sig->seq % RDI_SIG_HISTORY];
+        if (ours->seq == sig->seq && memcmp(ours, sig, sizeof *sig) != 0) {
+            rdi_comm_mismatch(c, from, sig, ours);
+        }
+        return;
+    }
+    for (unsigned i = 0; i < c->nearly; i++) {
+        if (c->early[i].from == from && c->early[i].sig.seq == sig->seq) {
+            return;
+        }
+    }
+    // A rank that is far ahead is compared again when its messages are reached: dropping is no loss.
+    if (c->nearly < RDI_EARLY_SIGS) {
+        c->early[c->nearly].sig = *sig;
+        c->early[c->nearly++].from = from;
+    }
+}
+
+// ---- Progress ------------------------------------------------------------------------------------
+
+static bool send_pending_sig(struct rondo_request *r) {
+    struct rondo_comm *c = r->comm;
+    struct rdi_edge *e;
+    rondo_status s = rdi_comm_edge(c, true, (c->rank + 1) % c->size, RDI_CH_COLL, &e);
+    if (s == RONDO_OK) {
+        s = e->link->ops->ctrl(e->link, RDI_CTRL_SIG, &r->sig, sizeof r->sig);
+    }
+    if (s == RONDO_OK) {
+        r->sig_pending = false;
+        return true;
+    }
+    if (s != RONDO_AGAIN && e->link->state == RDI_LINK_UP) {
+        rdi_comm_fail(c, s, "%s", rondo_last_error());
+    }
+    return false;
+}
+
+static int op_progress(struct rondo_request *r, uint64_t now) {
+    int moved = r->algo ? r->algo->advance(r) : 0;
+    if (r->sig_pending) {
+        moved += send_pending_sig(r);
+    }
+    if (r->flows_left == 0 && !r->sig_pending) {
+        rdi_op_complete(r, RONDO_OK);
+        return moved + 1;
+    }
+    if (now >= r->deadline) {
+        char text[RDI_ERROR_TEXT];
+        rdi_op_report(r, text, sizeof text);
+        rdi_comm_fail(r->comm, RONDO_ERR_TIMEOUT, "%s", text);
+    }
+    return moved;
+}
+
+int rdi_comm_progress(struct rondo_comm *c, uint64_t now, bool links_only) {
+    int moved = 0;
+    if (c->drained) {
+        while (c->head) {
+            rdi_op_complete(c->head, (rondo_status)atomic_load(&c->status));
+        }
+        return 0;
+    }
+    if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK) {
+        return drain(c, now);
+    }
+    for (struct rdi_edge *e = c->edges; e; e = e->next) {
+        moved += rdi_edge_progress(e, now);
+        rdi_edge_check_unclaimed(e);
+    }
+    for (struct rondo_request *r = links_only ? NULL : c->head, *next; r; r = next) {
+        next = r->next;
+        moved += op_progress(r, now);
+        if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK) {
+            return drain(c, now) + 1;
+        }
+    }
+    return moved;
+}

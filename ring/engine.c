@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT
+// The engine: one per rank. Owns the nets and the communicators and moves them forward; knows no clock,
+// thread or sleep of its own (driver.c and the simulator do), so that thousands can live in one process.
+#include "ring/internal.h"
+
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_ORPHANS 8192
+
+static struct rondo_comm *find_comm(struct rdi_engine *e, uint64_t id) {
+    for (struct rondo_comm *c = e->comms; c; c = c->next) {
+        if (c->id == id) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+// ---- Upcalls of the nets -------------------------------------------------------------------------
+
+// A peer may open a link before this rank has created the communicator (it left a split earlier): such a
+// link waits as an orphan and is adopted by rdi_comm_create().
+static rondo_status on_accept(void *self, struct rdi_link *link) {
+    struct rdi_engine *e = self;
+    link->owner = NULL;
+    if (link->id.to != (uint32_t)e->job.rank || link->id.from >= (uint32_t)e->job.size ||
+        link->id.channel >= RDI_CHANNELS) {
+        return rdi_fail(RONDO_ERR_INVALID, "rank %d refuses a link that says it goes from rank %u to rank %u",
+                        e->job.rank, link->id.from, link->id.to);
+    }
+    struct rondo_comm *c = find_comm(e, link->id.comm);
+    if (c) {
+        if (atomic_load(&c->status) != RONDO_OK) {
+            return rdi_fail((rondo_status)atomic_load(&c->status), "%s", c->why);
+        }
+        rdi_comm_adopt(c, link);
+        return RONDO_OK;
+    }
+    if (e->norphans == MAX_ORPHANS) {
+        return rdi_fail(RONDO_ERR_USAGE, "rank %d: too many links for communicators it has not created",
+                        e->job.rank);
+    }
+    if (e->norphans == e->cap_orphans) {
+        unsigned cap = e->cap_orphans ? 2 * e->cap_orphans : 16;
+        struct rdi_orphan *more = realloc(e->orphans, cap * sizeof *more);
+        if (!more) {
+            return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %u waiting links", cap);
+        }
+        e->orphans = more;
+        e->cap_orphans = cap;
+    }
+    e->orphans[e->norphans++] = (struct rdi_orphan){.link = link};
+    return RONDO_OK;
+}
+
+static void *on_land(void *self, struct rdi_link *link, uint64_t tag, uint32_t len) {
+    (void)self;
+    return link->owner ? rdi_edge_land(link->owner, tag, len) : NULL;
+}
+
+static void on_ctrl(void *self, struct rdi_link *link, unsigned type, const void *msg, size_t len) {
+    struct rdi_engine *e = self;
+    struct rdi_edge *edge = link->owner;
+    if (edge) {
+        rdi_comm_ctrl(edge->comm, edge, type, msg, len);
+        return;
+    }
+    for (unsigned i = 0; i < e->norphans; i++) {
+        struct rdi_orphan *o = &e->orphans[i];
+        // One early signature is enough to find a mismatch; an abort shows when the link ends.
+        if (o->link == link && type == RDI_CTRL_SIG && len == sizeof o->sig && !o->has_sig) {
+            memcpy(&o->sig, msg, sizeof o->sig);
+            o->has_sig = true;
+        }
+    }
+}
+
+// ---- Life ----------------------------------------------------------------------------------------
+
+rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_options *options,
+                               const struct rdi_job *job, const struct rdi_net_ops *const *ops, unsigned n,
+                               void *extra, struct rdi_engine **out) {
+    struct rdi_engine *e = calloc(1, sizeof *e);
+    struct rdi_peer *peers = calloc((size_t)job->size, sizeof *peers);
+    if (!e || !peers) {
+        free(e);
+        free(peers);
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a job of %d ranks", job->size);
+    }
+    e->env = *env;
+    e->options = *options;
+    e->job = *job;
+    e->peers = peers;
+    e->events = (struct rdi_net_events){.self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl};
+    struct rdi_net_params params = {
+        .env = *env, .options = &e->options, .job = &e->job, .events = &e->events, .extra = extra};
+    rondo_status s = RONDO_OK;
+    for (unsigned i = 0; i < n && i < RDI_MAX_NETS && s == RONDO_OK; i++) {
+        s = ops[i]->open(&params, &e->nets[e->nnets]);
+        if (s == RONDO_OK) {
+            e->nnets++;
+        } else if (s == RONDO_ERR_UNSUPPORTED) {
+            rdi_log(env, RONDO_LOG_INFO, "transport %s is not used: %s", ops[i]->name, rondo_last_error());
+            s = RONDO_OK;
+        }
+    }
+    if (s == RONDO_OK && e->nnets == 0 && n > 0) {
+        s = rdi_fail_prefix(RONDO_ERR_UNSUPPORTED, "no transport works on this machine");
+    }
+    if (s != RONDO_OK) {
+        rdi_engine_destroy(e);
+        return s;
+    }
+    *out = e;
+    return RONDO_OK;
+}
+
+void rdi_engine_destroy(struct rdi_engine *e) {
+    while (e->comms) {
+        rdi_comm_free(e->comms, false);
+    }
+    for (unsigned i = 0; i < e->norphans; i++) {
+        e->orphans[i].link->ops->close_link(e->orphans[i].link, false);
+    }
+    for (unsigned i = 0; i < e->nnets; i++) {
+        e->nets[i]->ops->close(e->nets[i]);
+    }
+    free(e->orphans);
+    free(e->peers);
+    free(e);
+}
+
+// ---- Records: what ranks tell each other before links exist --------------------------------------
+//
+//   magic u32 | pid u32 | host_id 16 | host 64 | plan | nets u32 | { name 8, len u32, blob } …
+
+#define RECORD_MAGIC 0x31444e52u
+
+size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void *buf) {
+    char *p = buf;
+    uint32_t word[2] = {RECORD_MAGIC, (uint32_t)e->peers[e->job.rank].pid};
+    memcpy(p, word, 8);
+    memcpy(p + 8, e->job.host_id, 16);
+    memcpy(p + 24, e->job.host, RDI_HOST_MAX);
+    p += 24 + RDI_HOST_MAX;
+    memcpy(p, plan, sizeof *plan);
+    p += sizeof *plan;
+    uint32_t nets = 0;
+    char *count = p;
+    p += 4;
+    for (unsigned i = 0; i < e->nnets; i++) {
+        uint8_t blob[RDI_BLOB_MAX];
+        size_t len = sizeof blob;
+        if (e->nets[i]->ops->address(e->nets[i], blob, &len) != RONDO_OK) {
+            continue;
+        }
+        char name[8] = "";
+        strncpy(name, e->nets[i]->ops->name, sizeof name - 1);
+        uint32_t n = (uint32_t)len;
+        memcpy(p, name, 8);
+        memcpy(p + 8, &n, 4);
+        memcpy(p + 12, blob, len);
+        p += 12 + len;
+        nets++;
+    }
+    memcpy(count, &nets, 4);
+    return (size_t)(p - (char *)buf);
+}
+
+rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *record, size_t len,
+                                 struct rdi_plan *plan) {
+    const char *p = record, *end = p + len;
+    const size_t head = 24 + RDI_HOST_MAX + sizeof(struct rdi_plan) + 4;
+    uint32_t word[2], nets;
+    if (len < head || (memcpy(word, p, 8), word[0]) != RECORD_MAGIC) {
+        return rdi_fail(RONDO_ERR_VERSION,
+                        "rank %d sent a record that this version (%s) cannot read; use one version of Rondo "
+                        "on all hosts",
+                        rank, rondo_version());
+    }
+    struct rdi_peer *peer = &e->peers[rank];
+    memset(peer, 0, sizeof *peer);
+    peer->net = 255;
+    peer->pid = (int)word[1];
+    memcpy(peer->host_id, p + 8, 16);
+    memcpy(peer->host, p + 24, RDI_HOST_MAX);
+    peer->host[RDI_HOST_MAX - 1] = '\0';
+    p += 24 + RDI_HOST_MAX;
+    if (plan) {
+        memcpy(plan, p, sizeof *plan);
+    }
+    p += sizeof *plan;
+    memcpy(&nets, p, 4);
+    p += 4;
+    for (uint32_t i = 0; i < nets; i++) {
+        char name[8];
+        uint32_t n;
+        if (end - p < 12 || (memcpy(name, p, 8), memcpy(&n, p + 8, 4), name[7] != '\0') ||
+            n > RDI_BLOB_MAX || (size_t)(end - p) < 12 + (size_t)n) {
+            return rdi_fail(RONDO_ERR_INVALID, "rank %d sent a malformed address record", rank);
+        }
+        for (unsigned k = 0; k < e->nnets; k++) {
+            if (strcmp(name, e->nets[k]->ops->name) == 0) {
+                memcpy(peer->blob[k], p + 12, n);
+                peer->blob_len[k] = (uint16_t)n;
+            }
+        }
+        p += 12 + n;
+    }
+    return RONDO_OK;
+}
+
+rondo_status rdi_engine_route(struct rdi_engine *e, int world_rank, struct rdi_net **net) {
+    struct rdi_peer *p = &e->peers[world_rank];
+    char why[512] = "";
+    size_t at = 0;
+    for (unsigned i = 0; p->net == 255 && i < e->nnets; i++) {
+        rondo_status s = RONDO_ERR_UNSUPPORTED;
+        if (p->blob_len[i] == 0) {
+            s = rdi_fail(s, "the peer does not offer it");
+        } else {
+            s = e->nets[i]->ops->reach(e->nets[i], p->blob[i], p->blob_len[i]);
+        }
+        if (s == RONDO_OK) {
+            p->net = (uint8_t)i;
+        } else if (at < sizeof why) {
+            int n = snprintf(why + at, sizeof why - at, "%s%s: %s", at ? "; " : "", e->nets[i]->ops->name,
+                             rondo_last_error());
+            at += n > 0 ? (size_t)n : 0;
+        }
+    }
+    if (p->net == 255) {
+        return rdi_fail(RONDO_ERR_PATH, "no transport reaches rank %d on host %s from rank %d on host %s (%s)",
+                        world_rank, p->host, e->job.rank, e->job.host, why);
+    }
+    *net = e->nets[p->net];
+    return RONDO_OK;
+}
+
+// ---- Progress ------------------------------------------------------------------------------------
+
+void rdi_engine_push(struct rdi_engine *e, struct rondo_request *r) {
+    atomic_fetch_add(&e->active, 1);
+    struct rondo_request *top = atomic_load_explicit(&e->inbox, memory_order_relaxed);
+    do {
+        r->next = top;
+    } while (!atomic_compare_exchange_weak(&e->inbox, &top, r));
+}
+
+static int drain_inbox(struct rdi_engine *e) {
+    if (!atomic_load_explicit(&e->inbox, memory_order_relaxed)) {
+        return 0;
+    }
+    // The stack holds the newest first; turn it round.
+    struct rondo_request *list = atomic_exchange(&e->inbox, NULL), *fifo = NULL;
+    int n = 0;
+    while (list) {
+        struct rondo_request *next = list->next;
+        list->next = fifo;
+        fifo = list;
+        list = next;
+        n++;
+    }
+    while (fifo) {
+        struct rondo_request *next = fifo->next;
+        rdi_op_submit(fifo);
+        fifo = next;
+    }
+    return n;
+}
+
+int rdi_engine_progress(struct rdi_engine *e, bool busy) {
+    int moved = drain_inbox(e);
+    for (unsigned i = 0; i < e->nnets; i++) {
+        moved += e->nets[i]->ops->progress(e->nets[i], busy);
+    }
+    uint64_t now = rdi_now(&e->env);
+    for (struct rondo_comm *c = e->comms; c; c = c->next) {
+        moved += rdi_comm_progress(c, now, false);
+    }
+    return moved;
+}
+
+uint64_t rdi_engine_next_deadline(const struct rdi_engine *e) {
+    uint64_t t = UINT64_MAX;
+    for (const struct rondo_comm *c = e->comms; c; c = c->next) {
+        for (const struct rondo_request *r = c->head; r; r = r->next) {
+            t = r->deadline < t ? r->deadline : t;
+        }
+        if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK && !c->drained) {
+            t = c->drain_until < t ? c->drain_until : t;
+        }
+    }
+    return t;
+}

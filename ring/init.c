@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: MIT
+// How communicators come and go: bootstrap, split, abort, destroy.
+#include "ring/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEFAULT_BLOCK UINT64_C(262144)
+#define GOODBYE_NS UINT64_C(1000000000)
+
+static void plan_from_options(const struct rdi_options *o, struct rdi_plan *p) {
+    *p = (struct rdi_plan){.strict = strcmp(o->str[RDI_OPT_ORDER], "strict") == 0,
+                           .direct_max = (uint64_t)o->num[RDI_OPT_DIRECT_MAX],
+                           .block = DEFAULT_BLOCK};
+    static const char *const words[] = {"auto", "direct", "doubling", "ring"};
+    for (uint32_t i = 0; i < 4; i++) {
+        if (strcmp(o->str[RDI_OPT_ALGORITHM], words[i]) == 0) {
+            p->algorithm = i;
+        }
+    }
+}
+
+static unsigned choose_nets(const struct rdi_options *o, const struct rdi_net_ops **ops) {
+    const char *t = o->str[RDI_OPT_TRANSPORT];
+    unsigned n = 0;
+    // In the order of preference for a peer that several reach.
+    if (strcmp(t, "auto") == 0 || strcmp(t, "shm") == 0) {
+        ops[n++] = &rdi_shm_ops;
+    }
+    if (strcmp(t, "auto") == 0 || strcmp(t, "tcp") == 0) {
+        ops[n++] = &rdi_tcp_ops;
+    }
+    return n;
+}
+
+// What each rank tells the others: a random number (rank 0's names the communicator) and its record.
+static rondo_status meet(struct rdi_engine *e, struct rdi_bootstrap *b, struct rdi_plan *plan, uint64_t *id) {
+    size_t n = (size_t)e->job.size, len;
+    uint8_t *mine = malloc(8 + RDI_RECORD_MAX);
+    void **all = calloc(n, sizeof *all);
+    size_t *lens = calloc(n, sizeof *lens);
+    rondo_status s = RONDO_ERR_NOMEM;
+    if (!mine || !all || !lens) {
+        rdi_fail(s, "out of memory for the records of %zu ranks", n);
+        goto out;
+    }
+    e->env.random(e->env.self, mine, 8);
+    len = 8 + rdi_engine_record(e, plan, mine + 8);
+    s = rdi_bootstrap_exchange(b, "world", mine, len, all, lens);
+    for (size_t r = 0; r < n && s == RONDO_OK; r++) {
+        if (lens[r] < 8) {
+            s = rdi_fail(RONDO_ERR_VERSION, "rank %zu sent no record; use one version of Rondo on all hosts", r);
+            break;
+        }
+        s = rdi_engine_add_peer(e, (int)r, (uint8_t *)all[r] + 8, lens[r] - 8, r == 0 ? plan : NULL);
+    }
+    if (s == RONDO_OK) {
+        memcpy(id, all[0], sizeof *id);
+    }
+out:
+    for (size_t r = 0; all && r < n; r++) {
+        free(all[r]);
+    }
+    free(all);
+    free(lens);
+    free(mine);
+    return s;
+}
+
+static rondo_status world_comm(struct rdi_engine *e, uint64_t id, const struct rdi_plan *plan,
+                               struct rondo_comm **out) {
+    int *world = malloc((size_t)e->job.size * sizeof *world);
+    if (!world) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %d ranks", e->job.size);
+    }
+    for (int r = 0; r < e->job.size; r++) {
+        world[r] = r;
+    }
+    rondo_status s = rdi_comm_create(e, id, e->job.rank, e->job.size, world, plan, out);
+    free(world);
+    return s;
+}
+
+// The first operation: finds paths that do not work before the job does.
+static rondo_status first_barrier(struct rondo_comm *c) {
+    const struct rdi_options *o = &c->engine->options;
+    atomic_store(&c->timeout_ms, o->num[RDI_OPT_CONNECT_TIMEOUT]);
+    rondo_status s = rondo_barrier(c);
+    atomic_store(&c->timeout_ms, o->num[RDI_OPT_OP_TIMEOUT]);
+    return s == RONDO_OK ? s : rdi_fail_prefix(s, "connecting the ranks failed");
+}
+
+rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
+    if (!comm || (config && config->size != sizeof *config)) {
+        return rdi_fail(RONDO_ERR_INVALID, comm ? "rondo_init: config.size is not that of this version; start "
+                                                  "from RONDO_CONFIG_INIT"
+                                                : "rondo_init: the pointer to the communicator is NULL");
+    }
+    rondo_config cfg = RONDO_CONFIG_INIT;
+    cfg = config ? *config : cfg;
+    struct rdi_env env;
+    rdi_env_system(&env, cfg.log, cfg.log_arg);
+    struct rdi_options *options = malloc(sizeof *options);
+    struct rdi_bootstrap *b = NULL;
+    struct rdi_engine *e = NULL;
+    struct rdi_driver *d = NULL;
+    struct rondo_comm *c = NULL;
+    struct rdi_job job;
+    struct rdi_plan plan;
+    const struct rdi_net_ops *ops[RDI_MAX_NETS];
+    uint64_t id = 0;
+    rondo_status s = options ? rdi_options_load(options, cfg.options, getenv)
+                             : rdi_fail(RONDO_ERR_NOMEM, "out of memory for the options");
+    if (s != RONDO_OK) {
+        goto out;
+    }
+    memset(&job, 0, sizeof job);
+    s = rdi_bootstrap_open(&cfg, options, &env, &job, &b);
+    if (s != RONDO_OK) {
+        goto out;
+    }
+    s = rdi_engine_create(&env, options, &job, ops, job.size > 1 ? choose_nets(options, ops) : 0, NULL, &e);
+    if (s != RONDO_OK) {
+        goto out;
+    }
+    e->peers[job.rank].pid = (int)getpid();
+    plan_from_options(options, &plan);
+    s = meet(e, b, &plan, &id);
+    if (s == RONDO_OK) {
+        s = rdi_driver_create(e, &d);
+    }
+    if (s == RONDO_OK) {
+        s = world_comm(e, id, &plan, &c);
+    }
+    if (s == RONDO_OK && strcmp(options->str[RDI_OPT_PROGRESS], "thread") == 0) {
+        s = rdi_driver_start_thread(d);
+    }
+    if (s == RONDO_OK) {
+        s = first_barrier(c);
+    }
+out:
+    if (s == RONDO_OK) {
+        *comm = c;
+    } else if (d) {
+        rdi_driver_destroy(d);
+    } else if (e) {
+        rdi_engine_destroy(e);
+    }
+    if (b) {
+        rdi_bootstrap_close(b);
+    }
+    free(options);
+    return s;
+}
+
+rondo_status rdi_comm_start_thread(struct rondo_comm *c) {
+    return rdi_driver_start_thread(c->engine->driver);
+}
+
+// ---- Split ---------------------------------------------------------------------------------------
+
+struct ticket {
+    int64_t color, key;
+};
+
+static uint64_t mix(uint64_t a, uint64_t b) {
+    // splitmix64's finaliser over a combination of both; ids need to differ, not to be secret.
+    uint64_t x = a + UINT64_C(0x9e3779b97f4a7c15) * (b + 1);
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+// Ranks of our colour, ordered by (key, rank): insertion, as split is rare and members come in rank order.
+static int members(const struct ticket *t, int n, int64_t color, int *list) {
+    int m = 0;
+    for (int r = 0; r < n; r++) {
+        if (t[r].color != color) {
+            continue;
+        }
+        int at = m++;
+        while (at > 0 && t[list[at - 1]].key > t[r].key) {
+            list[at] = list[at - 1];
+            at--;
+        }
+        list[at] = r;
+    }
+    return m;
+}
+
+rondo_status rondo_comm_split(rondo_comm *comm, int color, int key, rondo_comm **out) {
+    if (!comm || !out || color < -1) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_comm_split: %s",
+                        color < -1 ? "the colour must be -1 or more" : "a pointer is NULL");
+    }
+    int n = comm->size;
+    struct ticket mine = {color, key}, *all = malloc((size_t)n * sizeof *all);
+    int *list = malloc((size_t)n * sizeof *list);
+    if (!all || !list) {
+        free(all);
+        free(list);
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a split of %d ranks", n);
+    }
+    rondo_status s = rondo_all_gather(&mine, all, 2, RONDO_I64, comm);
+    struct rondo_comm *c = NULL;
+    uint64_t number = comm->split_seq++;
+    if (s == RONDO_OK && color >= 0) {
+        int m = members(all, n, color, list), me = -1;
+        for (int i = 0; i < m; i++) {
+            me = list[i] == comm->rank ? i : me;
+            list[i] = comm->world[list[i]];
+        }
+        uint64_t id = mix(mix(comm->id, number), (uint64_t)color);
+        rdi_driver_lock(comm->engine->driver);
+        s = rdi_comm_create(comm->engine, id, me, m, list, &comm->plan, &c);
+        rdi_driver_unlock(comm->engine->driver);
+    }
+    free(all);
+    free(list);
+    if (s == RONDO_OK) {
+        *out = c;
+    }
+    return s;
+}
+
+// ---- Abort and destroy ---------------------------------------------------------------------------
+
+rondo_status rondo_comm_abort(rondo_comm *comm, const char *reason) {
+    if (!comm) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_comm_abort: the communicator is NULL");
+    }
+    struct rdi_driver *d = comm->engine->driver;
+    rondo_status s = rdi_driver_check(d);
+    if (s != RONDO_OK) {
+        return s;
+    }
+    char who[128];
+    rdi_driver_lock(d);
+    rdi_comm_fail(comm, RONDO_ERR_ABORTED, "%s aborted the communicator%s%.300s",
+                  rdi_comm_who(comm, comm->rank, who, sizeof who), reason ? ": " : "", reason ? reason : "");
+    (void)rdi_engine_progress(comm->engine, false);
+    rdi_driver_unlock(d);
+    rdi_driver_kick(d);
+    return RONDO_OK;
+}
+
+static bool is_idle(const void *arg) {
+    const struct rondo_comm *c = arg;
+    return !c->head && !atomic_load(&c->engine->inbox);
+}
+
+// Everything sent has been acknowledged: the peers need nothing of us any more.
+static bool is_quiet(const void *arg) {
+    const struct rondo_comm *c = arg;
+    if (atomic_load(&c->status) != RONDO_OK) {
+        return c->drained;
+    }
+    for (const struct rdi_edge *e = c->edges; e; e = e->next) {
+        if (e->out && e->link && e->link->state == RDI_LINK_UP && e->acked < e->posted) {
+            return false;
+        }
+    }
+    return true;
+}
+
+rondo_status rondo_comm_destroy(rondo_comm *comm) {
+    if (!comm) {
+        return RONDO_OK;
+    }
+    struct rdi_engine *e = comm->engine;
+    struct rdi_driver *d = e->driver;
+    rondo_status s = rdi_driver_check(d);
+    if (s != RONDO_OK) {
+        return s;
+    }
+    (void)rdi_driver_wait_owned(d, is_idle, comm, UINT64_MAX);
+    (void)rdi_driver_wait_owned(d, is_quiet, comm, rdi_now(&e->env) + GOODBYE_NS);
+    rdi_driver_lock(d);
+    rdi_comm_free(comm, true);
+    bool last = e->comms == NULL;
+    rdi_driver_unlock(d);
+    if (last) {
+        rdi_driver_destroy(d);
+    }
+    return RONDO_OK;
+}

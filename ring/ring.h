@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT
+// Rondo, the ring layer's public header: communicators and collectives.
+//
+// Collectives. Every rank of a communicator calls the same collective with the same count, type, op and
+// root, in the same order; ranks that differ all get RONDO_ERR_MISMATCH naming two ranks that differ.
+// `count` is in elements of `type` and says per function whose elements it counts. Buffers are host memory,
+// need no alignment beyond that of the type, and belong to Rondo from _start until the request completes:
+// the caller must not write the send buffer nor touch the receive buffer in between. In place: pass
+// recv == send where a function says so. count 0 is valid and still synchronises nothing.
+//
+// Two forms. `rondo_x_start(…, &req)` submits and returns at once; `rondo_x(…)` is start plus rondo_wait().
+// Any thread may submit, test, wait or abort; operations of one communicator run in the order of submission,
+// which therefore has to be the same on all ranks (send/recv: the same per pair).
+//
+// Deadlines. Each operation has one: `timeout_ms` of rondo_set_timeout(), default option op_timeout
+// (10 min). An operation that expires aborts its communicator; the error names the rank and the counter that
+// did not move. A communicator in error stays in error: destroy it and create another.
+//
+// Results. order=default: the algorithm and the order of additions are a pure function of (op, count, type,
+// ranks, ranks per host, plan), so bits are the same in every run and on every wire. order=strict: each
+// element is the left fold over ranks 0, 1, … n-1, rounded to the type after every addition (f16/bf16 too),
+// divided once at the end for RONDO_AVG. f16/bf16 are otherwise accumulated in f32 within a rank and rounded
+// when they travel. Integer sums wrap; integer AVG truncates toward zero. MIN/MAX propagate NaN and hold
+// -0 < +0.
+#ifndef RONDO_RING_H
+#define RONDO_RING_H
+
+#include <rondo/transport.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum rondo_type {
+    RONDO_F32 = 0,
+    RONDO_F64 = 1,
+    RONDO_F16 = 2,
+    RONDO_BF16 = 3,
+    RONDO_I8 = 4,
+    RONDO_U8 = 5,
+    RONDO_I32 = 6,
+    RONDO_U32 = 7,
+    RONDO_I64 = 8,
+    RONDO_U64 = 9,
+    RONDO_TYPE_COUNT
+} rondo_type;
+
+typedef enum rondo_op {
+    RONDO_SUM = 0,
+    RONDO_PROD = 1,
+    RONDO_MIN = 2,
+    RONDO_MAX = 3,
+    RONDO_AVG = 4,
+    RONDO_OP_COUNT
+} rondo_op;
+
+// Bytes of one element; 0 for a value that is no type. Names: "float", "half", "bfloat16", "int8", "sum" …
+// as nccl-tests print them; NULL for a value out of range.
+RONDO_API size_t rondo_type_size(rondo_type type);
+RONDO_API const char *rondo_type_name(rondo_type type);
+RONDO_API const char *rondo_op_name(rondo_op op);
+
+typedef struct rondo_comm rondo_comm;
+typedef struct rondo_request rondo_request;
+
+// ---- Communicators -------------------------------------------------------------------------------
+
+// Joins the job and creates the communicator of all ranks. `config` may be NULL: rank, size, store and key
+// are then found as rondo(7) describes (rondo-run and torchrun's variables, launchers). Blocks until all
+// ranks have come, at most option connect_timeout (60 s); the error then names the ranks that are missing.
+// The caller owns *comm. May be called several times in a process, each with its own rank (threads as ranks).
+RONDO_API rondo_status rondo_init(const rondo_config *config, rondo_comm **comm);
+
+// Splits `comm`: ranks that pass the same colour (>= 0) form a new communicator, ordered by key, then by
+// rank; colour -1 gives *out = NULL. Collective over comm; blocks. The result shares comm's threads and
+// connections' security, has links and an order of operations of its own, and outlives comm if destroyed
+// later.
+RONDO_API rondo_status rondo_comm_split(rondo_comm *comm, int color, int key, rondo_comm **out);
+
+// Waits for the operations that are under way (up to their deadlines), says good-bye to the peers and frees
+// everything. Requests of the communicator that were not yet released are released. NULL is allowed. After an
+// error or abort it does not wait for peers. Blocks briefly; must not race with other calls on `comm`.
+RONDO_API rondo_status rondo_comm_destroy(rondo_comm *comm);
+
+// Ends every operation of `comm` on all ranks with RONDO_ERR_ABORTED and `reason` (may be NULL). Any thread;
+// does not block.
+RONDO_API rondo_status rondo_comm_abort(rondo_comm *comm, const char *reason);
+
+// RONDO_OK while the communicator works, else the first error that hit it (text: rondo_last_error()). Any
+// thread; does not block.
+RONDO_API rondo_status rondo_comm_error(const rondo_comm *comm);
+
+// Rank of the caller and number of ranks; local: among the ranks that share this host's memory. -1 for NULL.
+RONDO_API int rondo_comm_rank(const rondo_comm *comm);
+RONDO_API int rondo_comm_size(const rondo_comm *comm);
+RONDO_API int rondo_comm_local_rank(const rondo_comm *comm);
+RONDO_API int rondo_comm_local_size(const rondo_comm *comm);
+
+// Deadline of operations submitted from now on by any thread, in milliseconds, >= 1. Any thread.
+RONDO_API rondo_status rondo_set_timeout(rondo_comm *comm, int timeout_ms);
+
+// Counters since creation. Any thread; a snapshot, not a consistent cut.
+typedef struct rondo_comm_stats {
+    size_t size;                // sizeof(rondo_comm_stats), set by the caller
+    uint64_t operations;        // completed
+    uint64_t bytes_sent;        // payload handed to transports by this rank, all wires
+    uint64_t bytes_received;
+    uint64_t bytes_sent_shm;    // share of bytes_sent that went through shared memory
+    uint64_t bytes_sent_tcp;
+    uint64_t messages_sent;
+    uint64_t resets;            // paths that were lost and replaced
+    uint64_t sleeps;            // times that a thread of this rank slept while it waited
+} rondo_comm_stats;
+RONDO_API rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out);
+
+// One line that says how an all_reduce of `bytes` would run: algorithm, wires, segments. Writes at most
+// `cap` bytes including the NUL.
+RONDO_API rondo_status rondo_comm_plan(const rondo_comm *comm, size_t bytes, char *buf, size_t cap);
+
+// ---- Requests and progress -----------------------------------------------------------------------
+
+// RONDO_OK when complete, RONDO_AGAIN while under way, else the operation's error. A completed request
+// (OK or error) is released by the call that reports it and *req becomes NULL; testing NULL gives OK. A
+// request completes, also with an error, only when nothing can touch its buffers any more. Does not block.
+RONDO_API rondo_status rondo_test(rondo_request **req);
+
+// As rondo_test(), but waits for completion, driving progress inline; returns at the latest when the
+// operation's own deadline ends it.
+RONDO_API rondo_status rondo_wait(rondo_request **req);
+
+// Waits for all of reqs[0..n-1]; returns the first error by index, if any. All are released.
+RONDO_API rondo_status rondo_wait_all(rondo_request **reqs, size_t n);
+
+// Moves this rank's communicators forward once, without blocking; for option progress=caller or to overlap
+// by hand. RONDO_OK when something moved, RONDO_AGAIN when not (or when another thread is at it).
+RONDO_API rondo_status rondo_progress(rondo_comm *comm);
+
+// ---- Collectives ---------------------------------------------------------------------------------
+
+// recv[i] = op over ranks of send[i], on every rank. count: elements of send and of recv. In place:
+// recv == send. Algorithm: direct for small, ring (reduce-scatter then all-gather; Patarasuk and Yuan, 2009)
+// for large counts.
+RONDO_API rondo_status rondo_all_reduce(const void *send, void *recv, size_t count, rondo_type type,
+                                        rondo_op op, rondo_comm *comm);
+RONDO_API rondo_status rondo_all_reduce_start(const void *send, void *recv, size_t count, rondo_type type,
+                                              rondo_op op, rondo_comm *comm, rondo_request **req);
+
+// recv = block `rank` of the reduction. count: elements of recv; send has count * size elements. In place:
+// recv == send + rank * count elements.
+RONDO_API rondo_status rondo_reduce_scatter(const void *send, void *recv, size_t count, rondo_type type,
+                                            rondo_op op, rondo_comm *comm);
+RONDO_API rondo_status rondo_reduce_scatter_start(const void *send, void *recv, size_t count,
+                                                  rondo_type type, rondo_op op, rondo_comm *comm,
+                                                  rondo_request **req);
+
+// recv = the ranks' send buffers one after the other. count: elements of send; recv has count * size
+// elements. In place: send == recv + rank * count elements.
+RONDO_API rondo_status rondo_all_gather(const void *send, void *recv, size_t count, rondo_type type,
+                                        rondo_comm *comm);
+RONDO_API rondo_status rondo_all_gather_start(const void *send, void *recv, size_t count, rondo_type type,
+                                              rondo_comm *comm, rondo_request **req);
+
+// recv = root's send. count: elements of either. In place: recv == send. `send` is read on root only.
+RONDO_API rondo_status rondo_broadcast(const void *send, void *recv, size_t count, rondo_type type, int root,
+                                       rondo_comm *comm);
+RONDO_API rondo_status rondo_broadcast_start(const void *send, void *recv, size_t count, rondo_type type,
+                                             int root, rondo_comm *comm, rondo_request **req);
+
+// On root: recv = op over ranks of send. `recv` is used on root only (may be NULL elsewhere). In place on
+// root: recv == send.
+RONDO_API rondo_status rondo_reduce(const void *send, void *recv, size_t count, rondo_type type, rondo_op op,
+                                    int root, rondo_comm *comm);
+RONDO_API rondo_status rondo_reduce_start(const void *send, void *recv, size_t count, rondo_type type,
+                                          rondo_op op, int root, rondo_comm *comm, rondo_request **req);
+
+// Block p of send goes to rank p; block p of recv comes from rank p. count: elements of one block; both
+// buffers have count * size elements. Not in place.
+RONDO_API rondo_status rondo_all_to_all(const void *send, void *recv, size_t count, rondo_type type,
+                                        rondo_comm *comm);
+RONDO_API rondo_status rondo_all_to_all_start(const void *send, void *recv, size_t count, rondo_type type,
+                                              rondo_comm *comm, rondo_request **req);
+
+// Returns when every rank has called it.
+RONDO_API rondo_status rondo_barrier(rondo_comm *comm);
+RONDO_API rondo_status rondo_barrier_start(rondo_comm *comm, rondo_request **req);
+
+// Point to point: the k-th send from a to b meets the k-th recv at b from a, with the same count and type,
+// else both get RONDO_ERR_MISMATCH. peer may not be the caller's own rank. Independent of the collectives'
+// order.
+RONDO_API rondo_status rondo_send(const void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm);
+RONDO_API rondo_status rondo_send_start(const void *buf, size_t count, rondo_type type, int peer,
+                                        rondo_comm *comm, rondo_request **req);
+RONDO_API rondo_status rondo_recv(void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm);
+RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm,
+                                        rondo_request **req);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
