@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: MIT
+// The reducer: marks, launches, waits, rebuilds.
+//
+//   grad_ready(7) grad_ready(6) grad_ready(5)  …        finish()
+//        |             |             |                     |
+//   bucket 0 full -> launch     bucket 1 full -> launch    wait for all, oldest first
+//
+// Buckets are launched strictly in the order of their index, on every rank: that is what makes the ranks'
+// collectives meet, whatever the order in which their gradients come.
+#include "ddp/internal.h"
+#include "ring/reduce.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t now_ns(const struct rondo_ddp *d) {
+    return rdi_now(&d->comm->engine->env);
+}
+
+// ---- Life ----------------------------------------------------------------------------------------
+
+static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, size_t n) {
+    d->params = calloc(n + 1, sizeof *d->params);
+    d->order = calloc(n + 1, sizeof *d->order);
+    if (!d->params || !d->order) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %zu parameters", n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const rondo_param *p = &params[i];
+        if (!p->name || !p->data || p->count == 0 || p->type > RONDO_BF16) {
+            return rdi_fail(RONDO_ERR_INVALID,
+                            "parameter %zu (\"%s\"): it needs a name, data, a count above 0 and a type of "
+                            "RONDO_F32, F64, F16 or BF16",
+                            i, p->name ? p->name : "NULL");
+        }
+        d->params[i] = (struct rdi_param){.name = strdup(p->name),
+                                          .data = p->data,
+                                          .count = p->count,
+                                          .bytes = p->count * rondo_type_size(p->type),
+                                          .type = p->type};
+        d->nparams = i + 1;
+        if (!d->params[i].name) {
+            return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a parameter's name");
+        }
+        // Gradients come in reverse of the definition.
+        d->order[i] = n - 1 - i;
+    }
+    return RONDO_OK;
+}
+
+static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o) {
+    rondo_ddp_options opt = RONDO_DDP_OPTIONS_INIT;
+    if (o && o->size != sizeof opt) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_options.size is not that of this version; start from "
+                                           "RONDO_DDP_OPTIONS_INIT");
+    }
+    opt = o ? *o : opt;
+    const struct rdi_options *defaults = &d->comm->engine->options;
+    d->first_bytes = opt.first_bucket_bytes ? opt.first_bucket_bytes
+                                            : (size_t)defaults->num[RDI_OPT_DDP_FIRST_BUCKET];
+    d->cap_bytes = opt.bucket_bytes ? opt.bucket_bytes : (size_t)defaults->num[RDI_OPT_DDP_BUCKET];
+    d->average = opt.average != 0;
+    d->rebuild = opt.rebuild != 0;
+    return RONDO_OK;
+}
+
+rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_t nparams,
+                              const rondo_ddp_options *options, rondo_ddp **ddp) {
+    if (!comm || !ddp || (nparams && !params)) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_create: a pointer is NULL");
+    }
+    struct rondo_ddp *d = calloc(1, sizeof *d);
+    if (!d) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a ddp object");
+    }
+    d->sync = true;
+    rondo_status s = rondo_comm_split(comm, 0, rondo_comm_rank(comm), &d->comm);
+    if (s != RONDO_OK) {
+        free(d);
+        return s;
+    }
+    // A rank with bad arguments must not leave the others waiting: it aborts the communicator.
+    s = copy_params(d, params, nparams);
+    if (s == RONDO_OK) {
+        s = set_options(d, options);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_bucket_assign(d->params, nparams, d->order, d->first_bytes, d->cap_bytes, &d->buckets,
+                              &d->nbuckets);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_bucket_alloc(d->buckets, d->nbuckets);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_comm_start_thread(d->comm);
+    }
+    if (s != RONDO_OK) {
+        rondo_comm_abort(d->comm, rondo_last_error());
+        goto err;
+    }
+    s = rdi_ddp_verify(d);
+    if (s == RONDO_OK) {
+        s = rdi_ddp_broadcast(d);
+    }
+    if (s != RONDO_OK) {
+        goto err;
+    }
+    d->stats.buckets = d->nbuckets;
+    *ddp = d;
+    return RONDO_OK;
+err:
+    (void)rondo_ddp_destroy(d);
+    return s;
+}
+
+rondo_status rondo_ddp_destroy(rondo_ddp *d) {
+    if (!d) {
+        return RONDO_OK;
+    }
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        (void)rondo_wait(&d->buckets[b].req);
+    }
+    rondo_status s = rondo_comm_destroy(d->comm);
+    rdi_bucket_free(d->buckets, d->nbuckets);
+    for (size_t i = 0; i < d->nparams; i++) {
+        free(d->params[i].name);
+    }
+    free(d->params);
+    free(d->order);
+    free(d);
+    return s;
+}
+
+// ---- Views ---------------------------------------------------------------------------------------
+
+static char *view(const struct rondo_ddp *d, size_t i) {
+    return d->buckets[d->params[i].bucket].mem + d->params[i].offset;
+}
+
+void *rondo_ddp_grad(rondo_ddp *d, size_t i) {
+    return d && i < d->nparams ? view(d, i) : NULL;
+}
+
+rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {
+    if (!d || d->nready) {
+        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID,
+                        "rondo_ddp_zero_grad: %s",
+                        d ? "a step is under way; finish it first" : "the ddp object is NULL");
+    }
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        memset(d->buckets[b].mem, 0, d->buckets[b].count * rondo_type_size(d->buckets[b].type));
+    }
+    return RONDO_OK;
+}
+
+rondo_status rondo_ddp_set_sync(rondo_ddp *d, int sync) {
+    if (!d || d->nready) {
+        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID,
+                        "rondo_ddp_set_sync: %s",
+                        d ? "a step is under way; finish it first" : "the ddp object is NULL");
+    }
+    d->sync = sync != 0;
+    return RONDO_OK;
+}
+
+// ---- A step --------------------------------------------------------------------------------------
+
+static rondo_status launch(struct rondo_ddp *d) {
+    rondo_status s = RONDO_OK;
+    while (s == RONDO_OK && d->next < d->nbuckets && d->buckets[d->next].pending == 0) {
+        struct rdi_bucket *b = &d->buckets[d->next];
+        b->launched = now_ns(d);
+        s = rondo_all_reduce_start(b->mem, b->mem, b->count, b->type, RONDO_SUM, d->comm, &b->req);
+        d->next += s == RONDO_OK;
+    }
+    return s;
+}
+
+static rondo_status mark(struct rondo_ddp *d, size_t i, const void *grad) {
+    if (!d || i >= d->nparams) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_grad_ready: %s",
+                        d ? "there is no parameter with this index" : "the ddp object is NULL");
+    }
+    struct rdi_param *p = &d->params[i];
+    if (p->ready) {
+        return rdi_fail(RONDO_ERR_USAGE,
+                        "the gradient of parameter %zu (\"%s\") was marked ready twice in one step. Mark each "
+                        "once, when its last contribution is in; a parameter that several layers share is "
+                        "complete at the last of them; call rondo_ddp_finish() between steps",
+                        i, p->name);
+    }
+    if (d->sync) {
+        double scale = d->average ? 1.0 / rondo_comm_size(d->comm) : 1.0;
+        if (grad || scale != 1.0) {
+            rdi_scale_copy(view(d, i), grad ? grad : view(d, i), p->count, p->type, scale);
+        }
+    }
+    p->ready = true;
+    d->order[d->nready++] = i;
+    d->buckets[p->bucket].pending--;
+    return d->sync ? launch(d) : RONDO_OK;
+}
+
+rondo_status rondo_ddp_grad_ready(rondo_ddp *d, size_t i) {
+    return mark(d, i, NULL);
+}
+
+rondo_status rondo_ddp_grad_ready_copy(rondo_ddp *d, size_t i, const void *grad) {
+    if (!grad) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_grad_ready_copy: the gradient is NULL");
+    }
+    return mark(d, i, grad);
+}
+
+static rondo_status never_ready(const struct rondo_ddp *d) {
+    char names[400] = "";
+    size_t at = 0, missing = d->nparams - d->nready, shown = 0;
+    for (size_t i = 0; i < d->nparams && shown < 8; i++) {
+        if (!d->params[i].ready && at < sizeof names - 1) {
+            int n = snprintf(names + at, sizeof names - at, "%s%zu \"%.40s\"", shown ? ", " : "", i,
+                             d->params[i].name);
+            at += n > 0 ? (size_t)n : 0;
+            shown++;
+        }
+    }
+    return rdi_fail(RONDO_ERR_USAGE,
+                    "%zu of %zu gradients were never marked ready in this step on rank %d: %s%s. Mark every "
+                    "parameter; one that took no part in the step has a gradient of zeros",
+                    missing, d->nparams, rondo_comm_rank(d->comm), names, shown < missing ? " …" : "");
+}
+
+static void reset_step(struct rondo_ddp *d) {
+    for (size_t i = 0; i < d->nparams; i++) {
+        d->params[i].ready = false;
+    }
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        d->buckets[b].pending = d->buckets[b].params;
+    }
+    d->nready = 0;
+    d->next = 0;
+}
+
+// Communication time: the union of the buckets' intervals, which begin in order.
+static void count_times(struct rondo_ddp *d, uint64_t began) {
+    uint64_t busy = 0, end = 0;
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        const struct rdi_bucket *k = &d->buckets[b];
+        uint64_t from = k->launched > end ? k->launched : end;
+        if (k->finished > from) {
+            busy += k->finished - from;
+            end = k->finished;
+        }
+        d->stats.bytes_reduced += k->count * rondo_type_size(k->type);
+    }
+    d->stats.step_comm = (double)busy * 1e-9;
+    d->stats.step_exposed = end > began ? (double)(end - began) * 1e-9 : 0.0;
+    d->stats.total_comm += d->stats.step_comm;
+    d->stats.total_exposed += d->stats.step_exposed;
+}
+
+// Buckets in the order in which rank 0's gradients got ready. The old order's contents move along.
+static rondo_status rebuild(struct rondo_ddp *d) {
+    uint64_t *order = malloc((d->nparams + 1) * sizeof *order);
+    struct rdi_param *old = malloc((d->nparams + 1) * sizeof *old);
+    struct rdi_bucket *buckets = NULL;
+    size_t n = 0;
+    rondo_status s = order && old ? RONDO_OK : rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
+    for (size_t i = 0; s == RONDO_OK && i < d->nparams; i++) {
+        order[i] = d->order[i];
+    }
+    if (s == RONDO_OK) {
+        s = rondo_broadcast(order, order, d->nparams, RONDO_U64, 0, d->comm);
+    }
+    if (s == RONDO_OK) {
+        for (size_t i = 0; i < d->nparams; i++) {
+            d->order[i] = order[i];
+        }
+        memcpy(old, d->params, d->nparams * sizeof *old);
+        s = rdi_bucket_assign(d->params, d->nparams, d->order, d->first_bytes, d->cap_bytes, &buckets, &n);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_bucket_alloc(buckets, n);
+        for (size_t i = 0; s == RONDO_OK && i < d->nparams; i++) {
+            memcpy(buckets[d->params[i].bucket].mem + d->params[i].offset,
+                   d->buckets[old[i].bucket].mem + old[i].offset, old[i].bytes);
+        }
+        if (s != RONDO_OK) {
+            memcpy(d->params, old, d->nparams * sizeof *old);
+            rdi_bucket_free(buckets, n);
+        } else {
+            rdi_bucket_free(d->buckets, d->nbuckets);
+            d->buckets = buckets;
+            d->nbuckets = n;
+            d->rebuilt = true;
+        }
+    }
+    free(order);
+    free(old);
+    return s;
+}
+
+rondo_status rondo_ddp_finish(rondo_ddp *d) {
+    if (!d) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_finish: the ddp object is NULL");
+    }
+    if (d->nready < d->nparams) {
+        return never_ready(d);
+    }
+    if (!d->sync) {
+        reset_step(d);
+        return RONDO_OK;
+    }
+    uint64_t began = now_ns(d);
+    rondo_status s = launch(d);
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        rondo_status w = rdi_wait_stamped(&d->buckets[b].req, &d->buckets[b].finished);
+        s = s == RONDO_OK ? w : s;
+    }
+    if (s != RONDO_OK) {
+        return s;
+    }
+    count_times(d, began);
+    d->stats.steps++;
+    if (d->rebuild && !d->rebuilt) {
+        s = rebuild(d);
+    }
+    reset_step(d);
+    return s;
+}
+
+rondo_status rondo_ddp_get_stats(const rondo_ddp *d, rondo_ddp_stats *out) {
+    if (!d || !out || out->size < sizeof(size_t)) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_get_stats: a pointer is NULL or out->size is not set");
+    }
+    rondo_ddp_stats s = d->stats;
+    s.size = out->size;
+    s.buckets = d->nbuckets;
+    s.rebuilt = d->rebuilt;
+    memcpy(out, &s, out->size < sizeof s ? out->size : sizeof s);
+    return RONDO_OK;
+}
