@@ -18,6 +18,11 @@ static uint64_t now_ns(const struct rondo_ddp *d) {
     return rdi_now(&d->comm->engine->env);
 }
 
+static uint64_t bytes_sent(const struct rondo_ddp *d) {
+    rondo_comm_stats s = {.size = sizeof s};
+    return rondo_comm_get_stats(d->comm, &s) == RONDO_OK ? s.bytes_sent : 0;
+}
+
 // ---- Life ----------------------------------------------------------------------------------------
 
 static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, size_t n) {
@@ -107,6 +112,7 @@ rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_
         goto err;
     }
     d->stats.buckets = d->nbuckets;
+    d->sent_before = bytes_sent(d);
     *ddp = d;
     return RONDO_OK;
 err:
@@ -337,6 +343,7 @@ rondo_status rondo_ddp_get_stats(const rondo_ddp *d, rondo_ddp_stats *out) {
     s.size = out->size;
     s.buckets = d->nbuckets;
     s.rebuilt = d->rebuilt;
+    s.bytes_sent = bytes_sent(d) - d->sent_before;
     memcpy(out, &s, out->size < sizeof s ? out->size : sizeof s);
     return RONDO_OK;
 }

@@ -95,6 +95,7 @@ typedef struct rondo_ddp_stats {
     double total_comm;
     double total_exposed;       // hidden share = 1 - exposed / comm
     uint64_t bytes_reduced;     // gradient bytes, all steps, this rank
+    uint64_t bytes_sent;        // payload that this rank sent since creation was done, all wires
 } rondo_ddp_stats;
 RONDO_API rondo_status rondo_ddp_get_stats(const rondo_ddp *ddp, rondo_ddp_stats *out);
 

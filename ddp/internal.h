@@ -45,6 +45,7 @@ struct rondo_ddp {
     size_t first_bytes, cap_bytes;
     bool average, rebuild, rebuilt, sync;
     rondo_ddp_stats stats;
+    uint64_t sent_before;       // by creation, which does not count as a step's
 };
 
 // verify.c: the same parameters on all ranks, then rank 0's values everywhere.

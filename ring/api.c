@@ -60,10 +60,7 @@ rondo_status rondo_test(rondo_request **req) {
     return is_complete(*req) ? collect(req) : RONDO_AGAIN;
 }
 
-rondo_status rondo_wait(rondo_request **req) {
-    if (!req) {
-        return rdi_fail(RONDO_ERR_INVALID, "rondo_wait: the pointer to the request is NULL");
-    }
+rondo_status rdi_wait_stamped(rondo_request **req, uint64_t *finished) {
     if (!*req) {
         return RONDO_OK;
     }
@@ -74,7 +71,16 @@ rondo_status rondo_wait(rondo_request **req) {
     }
     // The operation's own deadline ends this wait: it fails the communicator, which completes the request.
     (void)rdi_driver_wait(d, is_complete, *req, UINT64_MAX);
+    *finished = (*req)->finished;
     return collect(req);
+}
+
+rondo_status rondo_wait(rondo_request **req) {
+    uint64_t finished;
+    if (!req) {
+        return rdi_fail(RONDO_ERR_INVALID, "rondo_wait: the pointer to the request is NULL");
+    }
+    return rdi_wait_stamped(req, &finished);
 }
 
 rondo_status rondo_wait_all(rondo_request **reqs, size_t n) {

@@ -230,6 +230,10 @@ static int drain(struct rondo_comm *c, uint64_t now) {
     bool waiting = false;
     int moved = 0;
     for (struct rdi_edge *e = c->edges; e; e = e->next) {
+        if (e->link && e->link->state == RDI_LINK_CONNECTING) {
+            // The peer may have accepted already: closed without a word, it would blame us.
+            waiting = true;
+        }
         if (!e->link || e->link->state != RDI_LINK_UP) {
             continue;
         }
@@ -315,13 +319,19 @@ static bool send_pending_sig(struct rondo_request *r) {
     struct rondo_comm *c = r->comm;
     struct rdi_edge *e;
     rondo_status s = rdi_comm_edge(c, true, (c->rank + 1) % c->size, RDI_CH_COLL, &e);
-    if (s == RONDO_OK) {
+    if (s != RONDO_OK) {
+        rdi_comm_fail(c, s, "%s", rondo_last_error());
+        return false;
+    }
+    // A neighbour that said good-bye has had this operation, too, and needs no signature any more.
+    if (e->link->state != RDI_LINK_CLOSED) {
         s = e->link->ops->ctrl(e->link, RDI_CTRL_SIG, &r->sig, sizeof r->sig);
     }
     if (s == RONDO_OK) {
         r->sig_pending = false;
         return true;
     }
+    // Any other state of the link is dealt with by rdi_edge_progress().
     if (s != RONDO_AGAIN && e->link->state == RDI_LINK_UP) {
         rdi_comm_fail(c, s, "%s", rondo_last_error());
     }

@@ -278,8 +278,10 @@ static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until) {
     (void)epoll_wait(d->epfd, ev, 4, timeout_ms(now, until));
 }
 
-static void relax(const struct rdi_driver *d) {
-    if (d->oversubscribed) {
+// Even with a core for every rank two of them may have been put on one: every few looks the core is given
+// away, which costs nothing when nobody wants it.
+static void relax(const struct rdi_driver *d, unsigned looks) {
+    if (d->oversubscribed || looks % 64 == 0) {
         sched_yield();
     } else {
 #if defined(__x86_64__)
@@ -298,6 +300,7 @@ static uint64_t min64(uint64_t a, uint64_t b) {
 static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *arg, uint64_t until) {
     struct rdi_engine *e = d->engine;
     uint64_t idle_since = 0, seen = atomic_load(&e->completions);
+    unsigned looks = 0;
     while (!done(arg) && !atomic_load_explicit(&d->wanted, memory_order_relaxed)) {
         int moved = rdi_engine_progress(e, true);
         uint64_t completions = atomic_load_explicit(&e->completions, memory_order_relaxed);
@@ -315,7 +318,7 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
         }
         idle_since = idle_since ? idle_since : now;
         if (now - idle_since < d->spin_ns) {
-            relax(d);
+            relax(d, ++looks);
             continue;
         }
         uint64_t wake_at = min64(until, rdi_engine_next_deadline(e));

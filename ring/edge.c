@@ -97,7 +97,9 @@ bool rdi_flow_peek(struct rdi_flow *f, const char **data, uint64_t *len) {
                 return false;
             }
             rdi_comm_check_sig(e->comm, e->peer, &sig);
-            if (atomic_load(&e->comm->status) == RONDO_OK) {
+            // A later operation's: the peer called something for this one that sends nothing here. What that
+            // was, the ring of signatures tells.
+            if (sig.seq <= f->req->sig.seq && atomic_load(&e->comm->status) == RONDO_OK) {
                 protocol_error(e, "belongs to an operation that is over");
             }
             return false;
@@ -226,7 +228,8 @@ static rondo_status send_one(struct rdi_edge *e) {
         return RONDO_AGAIN;
     }
     struct rdi_sent *w = &e->window[e->posted % l->slots];
-    bool last = f->posted + n == f->total, copy = e->copies && n <= RDI_COPY_MAX;
+    // `done` counts from the front: what follows bytes that are not free yet cannot be free before them.
+    bool copy = e->copies && n <= RDI_COPY_MAX && f->done == f->posted, last = f->posted + n == f->total;
     w->flow = f;
     w->tag = make_tag(f, f->posted);
     w->len = (uint32_t)n;
@@ -293,8 +296,20 @@ int rdi_edge_send(struct rdi_edge *e) {
 
 // ---- State of the link ---------------------------------------------------------------------------
 
+// A flow that cannot end when nothing moves on this edge any more.
+static const struct rdi_flow *unfinished(const struct rdi_edge *e) {
+    for (uint64_t seq = e->acked; e->out && seq < e->posted; seq++) {
+        const struct rdi_sent *w = &e->window[seq % e->link->slots];
+        if (w->flow) {
+            return w->flow;
+        }
+    }
+    return e->out || e->link->arrived == e->link->released ? e->head : NULL;
+}
+
 int rdi_edge_progress(struct rdi_edge *e, uint64_t now) {
     struct rdi_link *l = e->link;
+    int moved;
     if (!l) {
         return 0;
     }
@@ -322,15 +337,17 @@ int rdi_edge_progress(struct rdi_edge *e, uint64_t now) {
         rdi_comm_fail(e->comm, l->status, "%s", l->why);
         return 1;
     case RDI_LINK_CLOSED:
+        // What the receiver had whole is final now.
+        moved = e->out ? take_acks(e) : 0;
         // In order after its last message: whatever was under way on this edge cannot end any more.
-        if (e->head && (e->out || l->arrived == l->released)) {
+        if (unfinished(e)) {
             char a[128], what[256];
             rdi_comm_fail(e->comm, RONDO_ERR_PEER, "%s destroyed its communicator while %s was under way here",
                           rdi_comm_who(e->comm, e->peer, a, sizeof a),
-                          rdi_op_describe(&e->head->req->sig, what, sizeof what));
+                          rdi_op_describe(&unfinished(e)->req->sig, what, sizeof what));
             return 1;
         }
-        return 0;
+        return moved;
     }
     return 0;
 }

@@ -286,11 +286,13 @@ int rdi_engine_progress(struct rdi_engine *e, bool busy) {
 uint64_t rdi_engine_next_deadline(const struct rdi_engine *e) {
     uint64_t t = UINT64_MAX;
     for (const struct rondo_comm *c = e->comms; c; c = c->next) {
+        if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK) {
+            // Its operations end with the drain, whatever their own deadlines are.
+            t = !c->drained && c->drain_until < t ? c->drain_until : t;
+            continue;
+        }
         for (const struct rondo_request *r = c->head; r; r = r->next) {
             t = r->deadline < t ? r->deadline : t;
-        }
-        if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK && !c->drained) {
-            t = c->drain_until < t ? c->drain_until : t;
         }
     }
     return t;

@@ -150,6 +150,7 @@ struct rondo_request {
     bool held_send, held_recv;
     uint64_t state[8];                  // the algorithm's own numbers
     // Written last by the engine, read by any thread: 0 under way, 1 complete.
+    uint64_t finished;                  // ns, set before `complete`
     _Atomic int complete;
     rondo_status status;
 };
@@ -333,5 +334,7 @@ rondo_status rdi_driver_start_thread(struct rdi_driver *d);
 uint64_t rdi_driver_sleeps(const struct rdi_driver *d);
 // For the layers above: the same, by communicator.
 rondo_status rdi_comm_start_thread(struct rondo_comm *c);
+// rondo_wait(), and when the operation was complete.
+rondo_status rdi_wait_stamped(struct rondo_request **req, uint64_t *finished);
 
 #endif

@@ -86,6 +86,7 @@ rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const voi
         return rdi_fail(RONDO_ERR_NOMEM, "%s: out of memory for a request", rdi_kind_name(kind));
     }
     memset(r, 0, offsetof(struct rondo_request, inline_flows));
+    memset(r->state, 0, sizeof r->state);
     r->nflows = r->flows_left = 0;
     r->sig_pending = r->held_send = r->held_recv = false;
     r->comm = c;
@@ -244,8 +245,9 @@ void rdi_op_complete(struct rondo_request *r, rondo_status s) {
         free(r->flows);
     }
     free(r->scratch);
-    r->status = s;
     struct rdi_engine *g = c->engine;
+    r->status = s;
+    r->finished = rdi_now(&g->env);
     atomic_fetch_add_explicit(&c->operations, 1, memory_order_relaxed);
     atomic_fetch_sub(&g->active, 1);
     // After this store the request belongs to whoever waits for it.

@@ -139,7 +139,8 @@ void rdi_reduce_n(void *dst, const void *const *src, unsigned nsrc, size_t count
     }
     struct rdi_fold_kernels fold = {reduce, reduce, reduce};
     size_t running = size; // bytes of an element between the first operation and the last
-    if (!strict && (type == RONDO_F16 || type == RONDO_BF16) && op != RONDO_MIN && op != RONDO_MAX) {
+    if (!strict && (type == RONDO_F16 || type == RONDO_BF16) && op != RONDO_MIN &&
+        op != RONDO_MAX) {
         fold = kernels()->fold[type == RONDO_BF16][op == RONDO_PROD];
         running = sizeof(float);
     }

@@ -43,36 +43,36 @@ ANYWHERE(uint64_t);
 
 // d[i] of type D from x = a[i] and y = b[i] of type T. dst equals a source or is apart from it, so no
 // iteration touches what another one does: INDEPENDENT says so.
-#define LOOP2(name, D, T, EXPR)                                                                    \
-    KERNEL_FN void name(void *dst, const void *va, const void *vb, size_t n) {                     \
-        D##_any *d = dst;                                                                          \
-        const T##_any *a = va, *b = vb;                                                            \
-        INDEPENDENT for (size_t i = 0; i < n; i++) {                                               \
-            const T x = a[i], y = b[i];                                                            \
-            d[i] = (D)(EXPR);                                                                      \
-        }                                                                                          \
+#define LOOP2(name, D, T, EXPR)                                                \
+    KERNEL_FN void name(void *dst, const void *va, const void *vb, size_t n) { \
+        D##_any *d = dst;                                                      \
+        const T##_any *a = va, *b = vb;                                        \
+        INDEPENDENT for (size_t i = 0; i < n; i++) {                           \
+            const T x = a[i], y = b[i];                                        \
+            d[i] = (D)(EXPR);                                                  \
+        }                                                                      \
     }
 
 // The same from one source and s = (S)scale.
-#define LOOP1(name, D, T, S, EXPR)                                                                 \
-    KERNEL_FN void name(void *dst, const void *src, size_t n, double scale) {                      \
-        D##_any *d = dst;                                                                          \
-        const T##_any *a = src;                                                                    \
-        const S s = (S)scale;                                                                      \
-        INDEPENDENT for (size_t i = 0; i < n; i++) {                                               \
-            const T x = a[i];                                                                      \
-            d[i] = (D)(EXPR);                                                                      \
-        }                                                                                          \
+#define LOOP1(name, D, T, S, EXPR)                                            \
+    KERNEL_FN void name(void *dst, const void *src, size_t n, double scale) { \
+        D##_any *d = dst;                                                     \
+        const T##_any *a = src;                                               \
+        const S s = (S)scale;                                                 \
+        INDEPENDENT for (size_t i = 0; i < n; i++) {                          \
+            const T x = a[i];                                                 \
+            d[i] = (D)(EXPR);                                                 \
+        }                                                                     \
     }
 
 // Integers: arithmetic in the unsigned W, which wraps; order in the type itself. Signed and unsigned sums and
 // products have the same bits.
-#define INTEGERS(b, W)                                                                             \
-    LOOP2(sum_u##b, uint##b##_t, uint##b##_t, (W)x + (W)y)                                         \
-    LOOP2(prod_u##b, uint##b##_t, uint##b##_t, (W)x * (W)y)                                        \
-    LOOP2(min_u##b, uint##b##_t, uint##b##_t, x < y ? x : y)                                       \
-    LOOP2(max_u##b, uint##b##_t, uint##b##_t, x > y ? x : y)                                       \
-    LOOP2(min_i##b, int##b##_t, int##b##_t, x < y ? x : y)                                         \
+#define INTEGERS(b, W)                                       \
+    LOOP2(sum_u##b, uint##b##_t, uint##b##_t, (W)x + (W)y)   \
+    LOOP2(prod_u##b, uint##b##_t, uint##b##_t, ((W)x) * y)   \
+    LOOP2(min_u##b, uint##b##_t, uint##b##_t, x < y ? x : y) \
+    LOOP2(max_u##b, uint##b##_t, uint##b##_t, x > y ? x : y) \
+    LOOP2(min_i##b, int##b##_t, int##b##_t, x < y ? x : y)   \
     LOOP2(max_i##b, int##b##_t, int##b##_t, x > y ? x : y)
 
 INTEGERS(8, uint32_t)
@@ -88,21 +88,19 @@ LOOP1(div_u32, uint32_t, uint32_t, double, (double)x / s)
 
 // MIN and MAX of halves, on their bits. They order like integers once the magnitude bits of negative numbers
 // are flipped, and then -0 lies below +0.
-KERNEL_INLINE int16_t order_key(uint16_t h) {
-    return (int16_t)(h ^ ((int16_t)h >> 15 & 0x7fff));
-}
+KERNEL_INLINE int16_t order_key(uint16_t h) { return (int16_t)(h ^ ((int16_t)h >> 15 & 0x7fff)); }
 
-#define IS_NAN(h, INF) ((int16_t)((h) & 0x7fff) > (INF))
-#define ORDER_HALVES(t, INF, NAN_BITS)                                                             \
-    KERNEL_INLINE uint16_t least_##t(uint16_t x, uint16_t y) {                                     \
-        const uint16_t h = order_key(x) < order_key(y) ? x : y;                                    \
-        return (IS_NAN(x, INF) | IS_NAN(y, INF)) ? (NAN_BITS) : h;                                 \
-    }                                                                                              \
-    KERNEL_INLINE uint16_t most_##t(uint16_t x, uint16_t y) {                                      \
-        const uint16_t h = order_key(x) > order_key(y) ? x : y;                                    \
-        return (IS_NAN(x, INF) | IS_NAN(y, INF)) ? (NAN_BITS) : h;                                 \
-    }                                                                                              \
-    LOOP2(min_##t, uint16_t, uint16_t, least_##t(x, y))                                            \
+#define IS_NAN(h, INF) ((int16_t)((h)&0x7fff) > (INF))
+#define ORDER_HALVES(t, INF, NAN_BITS)                             \
+    KERNEL_INLINE uint16_t least_##t(uint16_t x, uint16_t y) {     \
+        const uint16_t h = order_key(x) < order_key(y) ? x : y;    \
+        return (IS_NAN(x, INF) | IS_NAN(y, INF)) ? (NAN_BITS) : h; \
+    }                                                              \
+    KERNEL_INLINE uint16_t most_##t(uint16_t x, uint16_t y) {      \
+        const uint16_t h = order_key(x) > order_key(y) ? x : y;    \
+        return (IS_NAN(x, INF) | IS_NAN(y, INF)) ? (NAN_BITS) : h; \
+    }                                                              \
+    LOOP2(min_##t, uint16_t, uint16_t, least_##t(x, y))            \
     LOOP2(max_##t, uint16_t, uint16_t, most_##t(x, y))
 
 ORDER_HALVES(f16, 0x7c00, 0x7e00)
@@ -111,27 +109,27 @@ ORDER_HALVES(bf16, 0x7f80, 0x7fc0)
 // f32 and f64. NaNs are chosen among integers: among floats a compiler may take one NaN for another. Two
 // selects that differ in their answer to x == y meet in MIN and MAX: they differ for zeros of unlike sign only,
 // where the two signs together give the sign wanted.
-#define FLOATS(t, F, U, NAN_BITS)                                                                  \
-    KERNEL_INLINE U raw_##t(F f) {                                                                 \
-        U u;                                                                                       \
-        memcpy(&u, &f, sizeof u);                                                                  \
-        return u;                                                                                  \
-    }                                                                                              \
-    KERNEL_INLINE U bits_##t(F f) { return __builtin_isnan(f) ? (NAN_BITS) : raw_##t(f); }         \
-    KERNEL_INLINE U least_##t(F x, F y) {                                                          \
-        const U u = raw_##t(x < y ? x : y) | raw_##t(y < x ? y : x);                               \
-        return __builtin_isunordered(x, y) ? (NAN_BITS) : u;                                       \
-    }                                                                                              \
-    KERNEL_INLINE U most_##t(F x, F y) {                                                           \
-        const U u = raw_##t(x > y ? x : y) & raw_##t(y > x ? y : x);                               \
-        return __builtin_isunordered(x, y) ? (NAN_BITS) : u;                                       \
-    }                                                                                              \
-    LOOP2(sum_##t, U, F, bits_##t(x + y))                                                          \
-    LOOP2(prod_##t, U, F, bits_##t(x * y))                                                         \
-    LOOP2(min_##t, U, F, least_##t(x, y))                                                          \
-    LOOP2(max_##t, U, F, most_##t(x, y))                                                           \
-    LOOP1(div_##t, U, F, F, bits_##t(x / s))                                                       \
-    LOOP1(scale_##t, U, F, F, bits_##t(x * s))
+#define FLOATS(t, F, U, NAN_BITS)                                                          \
+    KERNEL_INLINE U raw_##t(F f) {                                                         \
+        U u;                                                                               \
+        memcpy(&u, &f, sizeof u);                                                          \
+        return u;                                                                          \
+    }                                                                                      \
+    KERNEL_INLINE U bits_##t(F f) { return __builtin_isnan(f) ? (NAN_BITS) : raw_##t(f); } \
+    KERNEL_INLINE U least_##t(F x, F y) {                                                  \
+        const U u = raw_##t(x < y ? x : y) | raw_##t(y < x ? y : x);                       \
+        return __builtin_isunordered(x, y) ? (NAN_BITS) : u;                               \
+    }                                                                                      \
+    KERNEL_INLINE U most_##t(F x, F y) {                                                   \
+        const U u = raw_##t(x > y ? x : y) & raw_##t(y > x ? y : x);                       \
+        return __builtin_isunordered(x, y) ? (NAN_BITS) : u;                               \
+    }                                                                                      \
+    LOOP2(sum_##t, U, F, bits_##t(x + y))                                                  \
+    LOOP2(prod_##t, U, F, bits_##t((x)*y))                                                 \
+    LOOP2(min_##t, U, F, least_##t(x, y))                                                  \
+    LOOP2(max_##t, U, F, most_##t(x, y))                                                   \
+    LOOP1(div_##t, U, F, F, bits_##t(x / s))                                               \
+    LOOP1(scale_##t, U, F, F, bits_##t((x)*s))
 
 FLOATS(f32, float, uint32_t, 0x7fc00000)
 FLOATS(f64, double, uint64_t, 0x7ff8000000000000)
@@ -153,60 +151,60 @@ KERNEL_INLINE void store_f32(void *p, vf v) {
 // D, A, B: types of dst, a and b as in load_<type>, and their sizes; f32 is the running result of a fold, in
 // the order that load_<type> left and with room for whole vectors. The last n % LANES halves go through
 // vectors on the stack, so that nothing outside the arrays is read or written.
-#define VLOOP2(name, D, DSIZE, A, ASIZE, B, BSIZE, OP)                                             \
-    KERNEL_INLINE void name##_step(void *d, const void *a, const void *b) {                        \
-        const vf s = load_##A(a), t = load_##B(b);                                                 \
-        store_##D(d, (vf){s.x OP t.x, s.y OP t.y});                                                \
-    }                                                                                              \
-    KERNEL_FN void name(void *dst, const void *va, const void *vb, size_t n) {                     \
-        unsigned char *d = dst;                                                                    \
-        const unsigned char *a = va, *b = vb;                                                      \
-        for (; n >= LANES; n -= LANES) {                                                           \
-            name##_step(d, a, b);                                                                  \
-            d += LANES * DSIZE;                                                                    \
-            a += LANES * ASIZE;                                                                    \
-            b += LANES * BSIZE;                                                                    \
-        }                                                                                          \
-        if (n != 0) {                                                                              \
-            unsigned char ta[LANES * 2] = {0}, tb[LANES * 2] = {0}, td[LANES * 2];                 \
-            memcpy(tb, b, n * 2);                                                                  \
-            name##_step(DSIZE == 2 ? td : d, ASIZE == 2 ? memcpy(ta, a, n * 2) : a, tb);           \
-            if (DSIZE == 2) {                                                                      \
-                memcpy(d, td, n * 2);                                                              \
-            }                                                                                      \
-        }                                                                                          \
+#define VLOOP2(name, D, DSIZE, A, ASIZE, B, BSIZE, OP)                                   \
+    KERNEL_INLINE void name##_step(void *d, const void *a, const void *b) {              \
+        const vf s = load_##A(a), t = load_##B(b);                                       \
+        store_##D(d, (vf){s.x OP t.x, s.y OP t.y});                                      \
+    }                                                                                    \
+    KERNEL_FN void name(void *dst, const void *va, const void *vb, size_t n) {           \
+        unsigned char *d = dst;                                                          \
+        const unsigned char *a = va, *b = vb;                                            \
+        for (; n >= LANES; n -= LANES) {                                                 \
+            name##_step(d, a, b);                                                        \
+            d += LANES * DSIZE;                                                          \
+            a += LANES * ASIZE;                                                          \
+            b += LANES * BSIZE;                                                          \
+        }                                                                                \
+        if (n != 0) {                                                                    \
+            unsigned char ta[LANES * 2] = {0}, tb[LANES * 2] = {0}, td[LANES * 2];       \
+            memcpy(tb, b, n * 2);                                                        \
+            name##_step(DSIZE == 2 ? td : d, ASIZE == 2 ? memcpy(ta, a, n * 2) : a, tb); \
+            if (DSIZE == 2) {                                                            \
+                memcpy(d, td, n * 2);                                                    \
+            }                                                                            \
+        }                                                                                \
     }
 
-#define VLOOP1(name, T, OP)                                                                        \
-    KERNEL_INLINE void name##_step(void *d, const void *a, float s) {                              \
-        const vf t = load_##T(a);                                                                  \
-        store_##T(d, (vf){t.x OP s, t.y OP s});                                                    \
-    }                                                                                              \
-    KERNEL_FN void name(void *dst, const void *src, size_t n, double scale) {                      \
-        unsigned char *d = dst;                                                                    \
-        const unsigned char *a = src;                                                              \
-        const float s = (float)scale;                                                              \
-        for (; n >= LANES; n -= LANES, d += LANES * 2, a += LANES * 2) {                           \
-            name##_step(d, a, s);                                                                  \
-        }                                                                                          \
-        if (n != 0) {                                                                              \
-            unsigned char t[LANES * 2] = {0};                                                      \
-            memcpy(t, a, n * 2);                                                                   \
-            name##_step(t, t, s);                                                                  \
-            memcpy(d, t, n * 2);                                                                   \
-        }                                                                                          \
+#define VLOOP1(name, T, OP)                                                   \
+    KERNEL_INLINE void name##_step(void *d, const void *a, float s) {         \
+        const vf t = load_##T(a);                                             \
+        store_##T(d, (vf){t.x OP s, t.y OP s});                               \
+    }                                                                         \
+    KERNEL_FN void name(void *dst, const void *src, size_t n, double scale) { \
+        unsigned char *d = dst;                                               \
+        const unsigned char *a = src;                                         \
+        const float s = (float)scale;                                         \
+        for (; n >= LANES; n -= LANES, d += LANES * 2, a += LANES * 2) {      \
+            name##_step(d, a, s);                                             \
+        }                                                                     \
+        if (n != 0) {                                                         \
+            unsigned char t[LANES * 2] = {0};                                 \
+            memcpy(t, a, n * 2);                                              \
+            name##_step(t, t, s);                                             \
+            memcpy(d, t, n * 2);                                              \
+        }                                                                     \
     }
 
-#define HALVES(t)                                                                                  \
-    VLOOP2(sum_##t, t, 2, t, 2, t, 2, +)                                                           \
-    VLOOP2(prod_##t, t, 2, t, 2, t, 2, *)                                                          \
-    VLOOP2(sum_first_##t, f32, 4, t, 2, t, 2, +)                                                   \
-    VLOOP2(prod_first_##t, f32, 4, t, 2, t, 2, *)                                                  \
-    VLOOP2(sum_next_##t, f32, 4, f32, 4, t, 2, +)                                                  \
-    VLOOP2(prod_next_##t, f32, 4, f32, 4, t, 2, *)                                                 \
-    VLOOP2(sum_last_##t, t, 2, f32, 4, t, 2, +)                                                    \
-    VLOOP2(prod_last_##t, t, 2, f32, 4, t, 2, *)                                                   \
-    VLOOP1(div_##t, t, /)                                                                          \
+#define HALVES(t)                                  \
+    VLOOP2(sum_##t, t, 2, t, 2, t, 2, +)           \
+    VLOOP2(prod_##t, t, 2, t, 2, t, 2, *)          \
+    VLOOP2(sum_first_##t, f32, 4, t, 2, t, 2, +)   \
+    VLOOP2(prod_first_##t, f32, 4, t, 2, t, 2, *)  \
+    VLOOP2(sum_next_##t, f32, 4, f32, 4, t, 2, +)  \
+    VLOOP2(prod_next_##t, f32, 4, f32, 4, t, 2, *) \
+    VLOOP2(sum_last_##t, t, 2, f32, 4, t, 2, +)    \
+    VLOOP2(prod_last_##t, t, 2, f32, 4, t, 2, *)   \
+    VLOOP1(div_##t, t, /)                          \
     VLOOP1(scale_##t, t, *)
 
 HALVES(f16)
@@ -214,12 +212,17 @@ HALVES(bf16)
 
 // ---- The table -----------------------------------------------------------------------------------
 
-#define FLOAT_ROW(t) {sum_##t, prod_##t, min_##t, max_##t}
-#define SIGNED_ROW(b) {sum_u##b, prod_u##b, min_i##b, max_i##b}
-#define UNSIGNED_ROW(b) {sum_u##b, prod_u##b, min_u##b, max_u##b}
-#define FOLD_ROW(t)                                                                                \
-    {                                                                                              \
-        {sum_first_##t, sum_next_##t, sum_last_##t}, { prod_first_##t, prod_next_##t, prod_last_##t } \
+#define FLOAT_ROW(t) \
+    { sum_##t, prod_##t, min_##t, max_##t }
+#define SIGNED_ROW(b) \
+    { sum_u##b, prod_u##b, min_i##b, max_i##b }
+#define UNSIGNED_ROW(b) \
+    { sum_u##b, prod_u##b, min_u##b, max_u##b }
+#define FOLD_ROW(t)                                      \
+    {                                                    \
+        {sum_first_##t, sum_next_##t, sum_last_##t}, {   \
+            prod_first_##t, prod_next_##t, prod_last_##t \
+        }                                                \
     }
 
 const struct rdi_kernels KERNELS = {

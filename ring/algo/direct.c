@@ -58,9 +58,12 @@ static int advance(struct rondo_request *r) {
             src[in[i].index] = data;
             len = have < len ? have : len;
             // In place, our own part must have left before it is written over.
-            if (r->send == r->recv && out[i].done < at + len) {
-                return moved;
+            if (r->send == r->recv && out[i].done - at < len) {
+                len = out[i].done - at;
             }
+        }
+        if (len == 0) {
+            return moved;
         }
         rdi_reduce_n(r->recv + at, src, n, len / r->esize, r->type, r->op, r->comm->plan.strict);
         if (r->op == RONDO_AVG) {

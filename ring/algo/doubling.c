@@ -4,8 +4,8 @@
 // (Hensgen, Finkel, Manber, "Two algorithms for barrier synchronization", 1988).
 //
 // The flows of an operation are a script, in the order of the array: an out-flow is ready when every in-flow
-// before it is consumed; an in-flow is consumed when every out-flow before it has left (they share the
-// accumulator). Recursive doubling with n = 6 (4 + 2): ranks 0 and 2 hand their data to 1 and 3 first.
+// before it is consumed; of an in-flow as many bytes are consumed as have left of the out-flow before it (they
+// share the accumulator; to wait for the whole of it would block both peers once their slots are full). Recursive doubling with n = 6 (4 + 2): ranks 0 and 2 hand their data to 1 and 3 first.
 //
 //     0 -> 1      2 -> 3                     fold in
 //     1 <-> 3     4 <-> 5                    distance 1 among {1, 3, 4, 5}
@@ -134,21 +134,20 @@ static void finish_folds(struct rondo_request *r) {
 
 static int advance(struct rondo_request *r) {
     int moved = 0;
+    uint64_t left = UINT64_MAX;
     for (unsigned i = 0; i < r->nflows; i++) {
         struct rdi_flow *f = &r->flows[i];
         if (f->out) {
-            if (f->done < f->total) {
-                // The next in-flow writes what this one still has to send.
-                return moved;
-            }
+            left = f->done;
             continue;
         }
         const char *data;
         uint64_t len;
         while (f->done < f->total) {
-            if (!rdi_flow_peek(f, &data, &len)) {
+            if (f->done == left || !rdi_flow_peek(f, &data, &len)) {
                 return moved;
             }
+            len = len < left - f->done ? len : left - f->done;
             apply(r, f, data, len);
             rdi_flow_consume(f, len);
             moved++;
