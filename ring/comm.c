@@ -192,7 +192,16 @@ rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int si
     return RONDO_OK;
 }
 
+static void bury(const struct rondo_comm *c) {
+    struct rdi_engine *g = c->engine;
+    struct rdi_tomb *t = &g->tombs[g->ntombs++ % RDI_TOMBS];
+    t->id = c->id;
+    t->status = (rondo_status)atomic_load(&c->status);
+    memcpy(t->why, c->why, sizeof t->why);
+}
+
 void rdi_comm_free(struct rondo_comm *c, bool bye) {
+    bury(c);
     struct rondo_comm **at = &c->engine->comms;
     while (*at != c) {
         at = &(*at)->next;

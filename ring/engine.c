@@ -38,6 +38,14 @@ static rondo_status on_accept(void *self, struct rdi_link *link) {
         rdi_comm_adopt(c, link);
         return RONDO_OK;
     }
+    for (unsigned i = 0; i < RDI_TOMBS && i < e->ntombs; i++) {
+        const struct rdi_tomb *t = &e->tombs[i];
+        if (t->id == link->id.comm) {
+            return t->status != RONDO_OK
+                       ? rdi_fail(t->status, "%s", t->why)
+                       : rdi_fail(RONDO_ERR_PEER, "rank %d has destroyed this communicator", e->job.rank);
+        }
+    }
     if (e->norphans == MAX_ORPHANS) {
         return rdi_fail(RONDO_ERR_USAGE, "rank %d: too many links for communicators it has not created",
                         e->job.rank);

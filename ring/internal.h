@@ -272,6 +272,14 @@ struct rdi_orphan {                     // a link whose communicator does not ex
     struct rdi_sig sig;
 };
 
+// A communicator that is gone: peers that still open links to it are told why.
+#define RDI_TOMBS 32
+struct rdi_tomb {
+    uint64_t id;
+    rondo_status status;                // RONDO_OK: destroyed in good order
+    char why[RDI_ERROR_TEXT];
+};
+
 struct rdi_engine {
     struct rdi_env env;
     struct rdi_options options;
@@ -283,6 +291,8 @@ struct rdi_engine {
     struct rondo_comm *comms;
     struct rdi_orphan *orphans;
     unsigned norphans, cap_orphans;
+    struct rdi_tomb tombs[RDI_TOMBS];   // a ring of the last ones
+    unsigned ntombs;
     _Atomic(struct rondo_request *) inbox;
     _Atomic uint64_t completions;       // grows with each completed operation
     _Atomic int active;                 // operations submitted and not complete

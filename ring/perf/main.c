@@ -111,17 +111,17 @@ static rondo_status measure_all(struct perf_run *r, struct perf_report *report) 
     s = s == RONDO_OK ? perf_fit(r, &r->max_bytes) : s;
     s = s == RONDO_OK ? rondo_comm_plan(r->comm, r->max_bytes, report->plan, sizeof report->plan)
                       : s;
+    report->max_bytes = r->max_bytes;
+    if (s == RONDO_OK && r->rank == 0) {
+        perf_report_begin(report, devices);
+    }
+    free(devices);
     if (s == RONDO_OK && perf_alloc(r) != RONDO_OK) {
         s = rdi_fail(RONDO_ERR_NOMEM,
                      "no memory for two buffers of %zu bytes; use a smaller "
                      "--maxbytes, or fewer ranks on this host",
                      r->max_bytes);
     }
-    report->max_bytes = r->max_bytes;
-    if (s == RONDO_OK && r->rank == 0) {
-        perf_report_begin(report, devices);
-    }
-    free(devices);
     return s == RONDO_OK ? run_rows(r, r->rank == 0 ? report : NULL) : s;
 }
 
@@ -141,6 +141,7 @@ static int run_job(struct perf_run *r) {
         (void)perf_fail("rank %d: %s", r->rank, error);
         (void)rondo_comm_abort(r->comm, error);
         code = PERF_FAILED;
+        failures = r->failures;
     }
     if (s == RONDO_OK && failures != 0) {
         code = PERF_FAILED;

@@ -18,6 +18,8 @@ struct row {
     long long min, max;
     const char *standard, *help;
 };
+#define NOT_GIVEN SIZE_MAX
+#define STANDARD_BYTES ((size_t)32 << 20)
 #define AT(f) offsetof(struct perf_options, f)
 
 static const struct row table[] = {
@@ -59,15 +61,23 @@ int perf_fail(const char *fmt, ...) {
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
     va_end(ap);
-    return 2;
+    return PERF_USAGE;
+}
+
+#define NAMES 128
+static const char *collectives(char names[NAMES]) {
+    size_t n = 0;
+    for (int i = 0; i < perf_ncolls && n < NAMES; i++) {
+        n += (size_t)snprintf(names + n, NAMES - n, " %s", perf_colls[i].name);
+    }
+    return names;
 }
 
 static void help(void) {
-    printf("usage: rondo-perf COLLECTIVE [options]\n\ncollectives:");
-    for (int i = 0; i < perf_ncolls; i++) {
-        printf(" %s", perf_colls[i].name);
-    }
-    printf("\n\noptions (default in brackets):\n");
+    char names[NAMES];
+    printf("usage: rondo-perf COLLECTIVE [options]\n\ncollectives:%s\n\n"
+           "options (default in brackets):\n",
+           collectives(names));
     for (size_t i = 0; i < ROWS; i++) {
         const struct row *t = &table[i];
         char left[64];
@@ -196,19 +206,18 @@ static const struct row *find(const char *arg, const char **value) {
     return NULL;
 }
 
-static const char *collectives(char names[128]) {
-    size_t n = 0;
-    for (int i = 0; i < perf_ncolls; i++) {
-        n += (size_t)snprintf(names + n, 128 - n, " %s", perf_colls[i].name);
-    }
-    return names;
-}
-
 static int check_together(struct perf_options *o) {
+    char names[NAMES];
     if (o->coll < 0) {
-        return perf_fail("which collective? Say one of all_reduce, reduce_scatter, all_gather, "
-                         "broadcast, reduce, "
-                         "all_to_all, sendrecv; --help tells more");
+        return perf_fail("which collective? Allowed is one of%s", collectives(names));
+    }
+    // Of two sizes of which one is given, the other must not stand in its way.
+    if (o->max_bytes == NOT_GIVEN) {
+        o->max_bytes = o->min_bytes != NOT_GIVEN && o->min_bytes > STANDARD_BYTES ? o->min_bytes
+                                                                                  : STANDARD_BYTES;
+    }
+    if (o->min_bytes == NOT_GIVEN) {
+        o->min_bytes = o->max_bytes < STANDARD_BYTES ? o->max_bytes : STANDARD_BYTES;
     }
     if (o->min_bytes > o->max_bytes) {
         return perf_fail("--minbytes %zu is above --maxbytes %zu", o->min_bytes, o->max_bytes);
@@ -227,10 +236,25 @@ static int check_together(struct perf_options *o) {
     return -1;
 }
 
+static int set_collective(struct perf_options *o, const char *name) {
+    char names[NAMES];
+    if (o->coll >= 0) {
+        return perf_fail("\"%s\": allowed is one collective, and %s was given", name,
+                         perf_colls[o->coll].name);
+    }
+    for (int i = 0; i < perf_ncolls; i++) {
+        if (strcmp(name, perf_colls[i].name) == 0) {
+            o->coll = i;
+            return -1;
+        }
+    }
+    return perf_fail("\"%s\" is no collective; allowed is one of%s", name, collectives(names));
+}
+
 int perf_parse(int argc, char **argv, struct perf_options *o) {
     *o = (struct perf_options){.coll = -1,
-                               .min_bytes = 32 << 20,
-                               .max_bytes = 32 << 20,
+                               .min_bytes = NOT_GIVEN,
+                               .max_bytes = NOT_GIVEN,
                                .step_bytes = 1 << 20,
                                .iters = 20,
                                .warmup = 5,
@@ -252,15 +276,10 @@ int perf_parse(int argc, char **argv, struct perf_options *o) {
             return 0;
         }
         if (a[0] != '-') {
-            int found = -1;
-            for (int k = 0; k < perf_ncolls; k++) {
-                found = strcmp(a, perf_colls[k].name) == 0 ? k : found;
+            int code = set_collective(o, a);
+            if (code >= 0) {
+                return code;
             }
-            if (found < 0 || o->coll >= 0) {
-                return perf_fail("\"%s\" is %s; --help lists them", a,
-                                 found < 0 ? "no collective" : "a second collective");
-            }
-            o->coll = found;
             continue;
         }
         const struct row *t = find(a, &v);

@@ -1,0 +1,507 @@
+// SPDX-License-Identifier: MIT
+// Trains a small GPT on text, data-parallel over the ranks of a job:
+//     rondo-run -n 4 train_gpt
+//
+// This file is the part that has to do with Rondo; the model, its optimizer and the rest are in
+// gpt_*.c and know nothing of ranks. Each step, every rank
+//   1. takes its share of the global batch                                    gpt_train_batch
+//   2. runs forward and backward, which hands each gradient to DDP as soon
+//      as it is complete, so that it travels while earlier layers are computed   on_ready
+//   3. waits for the gradients that are still on their way                    rondo_ddp_finish
+//   4. makes the same optimizer step as all others.                           gpt_adamw_step
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <rondo/rondo.h>
+
+#include "gpt_adamw.h"
+#include "gpt_checkpoint.h"
+#include "gpt_curve.h"
+#include "gpt_data.h"
+#include "gpt_file.h"
+#include "gpt_math.h"
+#include "gpt_model.h"
+#include "gpt_options.h"
+#include "gpt_report.h"
+#include "gpt_sample.h"
+
+enum { HELD_WINDOWS = 512 }; // on which the held-out loss is measured, if there are so many
+
+struct run {
+    struct gpt_options o;
+    struct gpt_corpus corpus;
+    struct gpt_model model;
+    struct gpt_adamw adamw;
+    struct gpt_activations *act;
+    uint8_t *in, *target; // this rank's sequences
+    rondo_comm *comm;
+    rondo_ddp *ddp;
+    struct gpt_share share; // rank, world size, global batch
+    struct gpt_gradients gradients;
+    struct gpt_curve curve; // rank 0
+    struct gpt_progress progress;
+    double began;    // clock at which training began
+    double tested;   // seconds of that spent on held-out text
+    double fraction; // of the run that is done, as rank 0 sees it
+    double held_first, held_last;
+    uint64_t first_step;
+    int signal;  // that ended the run
+    bool wrong;  // failed, and by what was asked for
+    bool failed; // `error` says why
+    struct gpt_error error;
+};
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// For calls of Rondo: keeps the reason of the first failure.
+static bool succeeded(struct run *r, rondo_status status, const char *doing) {
+    if (status != RONDO_OK && !r->failed) {
+        r->failed = true;
+        gpt_fail(&r->error, "%s: %s", doing, rondo_last_error());
+    }
+    return status == RONDO_OK;
+}
+
+// For everything else, which leaves its reason in r->error by itself.
+static bool worked(struct run *r, bool ok) {
+    r->failed = r->failed || !ok;
+    return ok;
+}
+
+// ---- Signals ------------------------------------------------------------------------------------
+
+static volatile sig_atomic_t interrupted, terminated;
+
+static void on_signal(int number) {
+    if (number == SIGINT) {
+        interrupted = 1;
+    } else {
+        terminated = 1;
+    }
+}
+
+static void catch_signals(void (*handler)(int)) {
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+// ---- Gradients ----------------------------------------------------------------------------------
+
+// The model writes its gradients straight into DDP's buckets.
+static float *gradient_of(void *arg, size_t i) {
+    return rondo_ddp_grad(((struct run *)arg)->ddp, i);
+}
+
+static void on_ready(void *arg, size_t i) {
+    struct run *r = arg;
+    succeeded(r, rondo_ddp_grad_ready(r->ddp, i), "handing over a gradient");
+}
+
+static bool create_ddp(struct run *r) {
+    struct gpt_model *m = &r->model;
+    rondo_param *params = calloc(m->tensors, sizeof *params);
+    if (!params) {
+        return worked(r, gpt_fail(&r->error, "no memory for a list of %zu tensors", m->tensors));
+    }
+    for (size_t i = 0; i < m->tensors; i++) {
+        const struct gpt_tensor *t = &m->tensor[i];
+        params[i] =
+            (rondo_param){.name = t->name, .data = t->data, .count = t->count, .type = RONDO_F32};
+    }
+    // Sums instead of means: each rank's gradient already is that of the mean over the global
+    // batch, which is right also when some ranks have a sequence more than others. The library's
+    // buckets are for models of gigabytes; this one is small, and with one bucket for all there
+    // would be nothing to overlap.
+    rondo_ddp_options options = RONDO_DDP_OPTIONS_INIT;
+    options.average = 0;
+    options.first_bucket_bytes = options.bucket_bytes = (size_t)r->o.bucket << 10;
+    bool ok = succeeded(r, rondo_ddp_create(r->comm, params, m->tensors, &options, &r->ddp),
+                        "creating DDP");
+    free(params);
+    r->gradients = (struct gpt_gradients){.where = gradient_of, .ready = on_ready, .arg = r};
+    return ok;
+}
+
+// ---- Setting up ---------------------------------------------------------------------------------
+
+// The ranks must have the same text, or they would train on different windows without a word.
+static bool same_text(struct run *r) {
+    const uint64_t mine = gpt_corpus_hash(&r->corpus);
+    uint64_t *all = calloc((size_t)r->share.world, sizeof *all);
+    bool ok = all || worked(r, gpt_fail(&r->error, "no memory"));
+    ok = ok &&
+         succeeded(r, rondo_all_gather(&mine, all, 1, RONDO_U64, r->comm), "comparing the text");
+    for (int i = 1; ok && i < r->share.world; i++) {
+        if (all[i] != all[0]) {
+            ok = worked(r, gpt_fail(&r->error,
+                                    "ranks 0 and %d have different text: give all ranks the same "
+                                    "files by --data",
+                                    i));
+        }
+    }
+    free(all);
+    return ok;
+}
+
+// What only rank 0 does with files, and all ranks have to know the outcome of: if it fails, they
+// end at once and leave it to rank 0 to say why.
+static bool prepare_files(struct run *r) {
+    const struct gpt_options *o = &r->o;
+    struct gpt_error *e = &r->error;
+    bool ok = true;
+    if (r->share.rank == 0) {
+        ok = (!o->resume || gpt_checkpoint_load(o->resume, &r->model, &r->adamw, e)) &&
+             (!o->checkpoint || gpt_file_probe(o->checkpoint, e)) &&
+             (!o->plot || gpt_file_probe(o->plot, e)) && gpt_curve_open(&r->curve, o->csv, e);
+    } else {
+        gpt_fail(e, "rank 0 could not use its files");
+    }
+    uint64_t outcome[2] = {ok, r->adamw.steps};
+    if (!succeeded(r, rondo_broadcast(outcome, outcome, 2, RONDO_U64, 0, r->comm), "starting")) {
+        return false;
+    }
+    r->adamw.steps = r->first_step = outcome[1];
+    return worked(r, outcome[0] != 0);
+}
+
+// DDP has spread rank 0's parameters; a run that goes on needs its moments everywhere as well.
+static bool spread_moments(struct run *r) {
+    struct gpt_adamw *a = &r->adamw;
+    return !r->o.resume ||
+           (succeeded(r, rondo_broadcast(a->m, a->m, a->count, RONDO_F32, 0, r->comm),
+                      "resuming") &&
+            succeeded(r, rondo_broadcast(a->v, a->v, a->count, RONDO_F32, 0, r->comm), "resuming"));
+}
+
+static bool set_up(struct run *r) {
+    const struct gpt_options *o = &r->o;
+    const struct gpt_shape shape = gpt_options_shape(o);
+    struct gpt_error *e = &r->error;
+    r->share = (struct gpt_share){
+        .rank = rondo_comm_rank(r->comm), .world = rondo_comm_size(r->comm), .batch = o->batch};
+    if (o->batch < r->share.world) {
+        r->wrong = true;
+        return worked(
+            r, gpt_fail(e, "--batch %" PRId64 " is less than one sequence for each of the %d ranks",
+                        o->batch, r->share.world));
+    }
+    r->progress =
+        (struct gpt_progress){.live = o->live || isatty(STDOUT_FILENO), .quiet = o->quiet};
+    gpt_blas_threads((int)o->threads);
+    const int sequences = gpt_share_count(&r->share);
+    const size_t bytes = (size_t)sequences * (size_t)o->context;
+    r->in = malloc(bytes);
+    r->target = malloc(bytes);
+    return worked(r, (r->in && r->target) ||
+                         gpt_fail(e, "no memory for a batch of %zu bytes", bytes)) &&
+           worked(r, gpt_model_create(&r->model, &shape, (uint64_t)o->seed, e)) &&
+           worked(r, gpt_adamw_create(&r->adamw, &r->model, o->decay, e)) &&
+           worked(r, (r->act = gpt_activations_create(&r->model, sequences, e)) != NULL) &&
+           same_text(r) && prepare_files(r) && create_ddp(r) && spread_moments(r);
+}
+
+// ---- Held-out text ------------------------------------------------------------------------------
+
+// Mean loss on the held-out windows, in nats per byte; each rank measures its share of them.
+static bool test(struct run *r, double *mean) {
+    const double start = now();
+    const int context = (int)r->o.context, most = gpt_share_count(&r->share);
+    const size_t windows = gpt_held_count(&r->corpus, context, HELD_WINDOWS);
+    double sum = 0.0;
+    size_t i = (size_t)r->share.rank;
+    while (i < windows) {
+        int n = 0;
+        for (; n < most && i < windows; n++, i += (size_t)r->share.world) {
+            gpt_held_window(&r->corpus, context, HELD_WINDOWS, i, r->in + n * context,
+                            r->target + n * context);
+        }
+        gpt_forward(&r->model, r->act, r->in, n, context);
+        sum += gpt_loss(r->act, r->target);
+    }
+    if (!succeeded(r, rondo_all_reduce(&sum, &sum, 1, RONDO_F64, RONDO_SUM, r->comm),
+                   "adding up losses")) {
+        return false;
+    }
+    *mean = sum / ((double)windows * context);
+    r->tested += now() - start;
+    return true;
+}
+
+static bool save_picture(struct run *r) {
+    const struct gpt_caption caption = {.ranks = r->share.world,
+                                        .parameters = r->model.count,
+                                        .shape = r->model.shape,
+                                        .batch = r->o.batch,
+                                        .text = r->corpus.train_len};
+    return !r->o.plot || r->share.rank != 0 ||
+           worked(r, gpt_curve_save_svg(&r->curve, r->o.plot, &caption, &r->error));
+}
+
+// ---- Training -----------------------------------------------------------------------------------
+
+// What the ranks tell each other in a step besides gradients; summed.
+enum { TALLY_LOSS, TALLY_INTERRUPTED, TALLY_TERMINATED, TALLY_FRACTION, TALLY_SIZE };
+
+// How much of the run will be done after the step that is under way. Only rank 0's clock counts:
+// all ranks have to agree on the learning rate and on the last step.
+static double fraction_done(const struct run *r) {
+    const double steps = r->o.steps ? (double)(r->adamw.steps + 1) / (double)r->o.steps : 0.0;
+    const double time = r->o.minutes > 0.0 ? (now() - r->began) / (60.0 * r->o.minutes) : 0.0;
+    return r->share.rank == 0 ? fmax(steps, time) : 0.0;
+}
+
+// Forward, backward, reduction and optimizer. point->train, rate and norm are filled in.
+static bool train_step(struct run *r, struct gpt_point *point) {
+    const struct gpt_options *o = &r->o;
+    const int context = (int)o->context, sequences = gpt_share_count(&r->share);
+    const double tokens = (double)o->batch * context;
+    if (!gpt_train_batch(&r->corpus, &r->share, (uint64_t)o->seed, r->adamw.steps, context, r->in,
+                         r->target)) {
+        return succeeded(r, RONDO_ERR_INVALID, "dealing out the batch");
+    }
+    gpt_forward(&r->model, r->act, r->in, sequences, context);
+    double tally[TALLY_SIZE] = {0};
+    tally[TALLY_LOSS] =
+        gpt_backward(&r->model, r->act, r->target, (float)(1.0 / tokens), &r->gradients);
+    tally[TALLY_INTERRUPTED] = interrupted;
+    tally[TALLY_TERMINATED] = terminated;
+    tally[TALLY_FRACTION] = fraction_done(r);
+    // Started before the wait for the gradients, so that the two share one wait.
+    rondo_request *request = NULL;
+    const bool started = !r->failed &&
+                         succeeded(r,
+                                   rondo_all_reduce_start(tally, tally, TALLY_SIZE, RONDO_F64,
+                                                          RONDO_SUM, r->comm, &request),
+                                   "a step");
+    const bool reduced = started && succeeded(r, rondo_ddp_finish(r->ddp), "reducing gradients");
+    if ((started && !succeeded(r, rondo_wait(&request), "a step")) || !reduced) {
+        return false;
+    }
+
+    point->train = tally[TALLY_LOSS] / tokens;
+    point->norm = gpt_gradient_norm(&r->model, &r->gradients);
+    if (!isfinite(point->train) || !isfinite(point->norm)) {
+        return worked(r,
+                      gpt_fail(&r->error,
+                               "the loss is no longer a number after %" PRIu64 " steps: lower --lr "
+                               "or raise --warmup",
+                               r->adamw.steps));
+    }
+    point->rate =
+        gpt_learning_rate(o->rate, 0.05, r->adamw.steps, (uint64_t)o->warmup, r->fraction);
+    const double scale = o->clip > 0.0 && point->norm > o->clip ? o->clip / point->norm : 1.0;
+    gpt_adamw_step(&r->adamw, &r->model, &r->gradients, (float)point->rate, (float)scale);
+    r->fraction = tally[TALLY_FRACTION];
+    r->signal = tally[TALLY_INTERRUPTED] > 0.0  ? SIGINT
+                : tally[TALLY_TERMINATED] > 0.0 ? SIGTERM
+                                                : 0;
+    return true;
+}
+
+static double speed(const struct run *r) {
+    const double seconds = now() - r->began - r->tested;
+    return (double)(r->adamw.steps - r->first_step) * (double)(r->o.batch * r->o.context) /
+           fmax(seconds, 1e-9);
+}
+
+static void show(struct run *r, const struct gpt_point *p, bool measured) {
+    rondo_ddp_stats stats = {.size = sizeof stats};
+    const bool many = r->share.world > 1 && rondo_ddp_get_stats(r->ddp, &stats) == RONDO_OK;
+    const struct gpt_status status = {
+        .step = p->step,
+        .fraction = r->fraction,
+        .seconds = now() - r->began,
+        .speed = speed(r),
+        .train = p->train,
+        .held = r->held_last,
+        .hidden = many && stats.total_comm > 0.0 ? 1.0 - stats.total_exposed / stats.total_comm
+                                                 : NAN,
+    };
+    gpt_progress_show(&r->progress, &status, measured);
+}
+
+static bool save(struct run *r) {
+    return !r->o.checkpoint || r->share.rank != 0 ||
+           worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error));
+}
+
+static bool train(struct run *r) {
+    const struct gpt_options *o = &r->o;
+    if (!test(r, &r->held_first)) {
+        return false;
+    }
+    r->tested = 0.0;
+    r->began = now();
+    r->fraction = o->steps ? (double)r->first_step / (double)o->steps : 0.0;
+    for (bool begin = true; r->fraction < 1.0 && !r->signal; begin = false) {
+        const uint64_t step = r->adamw.steps;
+        struct gpt_point point = {.step = step, .held = begin ? r->held_first : NAN};
+        const bool due = !begin && o->eval_every && step % (uint64_t)o->eval_every == 0;
+        if (due && test(r, &r->held_last)) {
+            point.held = r->held_last;
+        }
+        point.seconds = now() - r->began;
+        if (r->failed || !train_step(r, &point)) {
+            return false;
+        }
+        if (r->share.rank == 0 && !worked(r, gpt_curve_add(&r->curve, &point, &r->error))) {
+            return false;
+        }
+        if (r->share.rank == 0) {
+            show(r, &point, due);
+        }
+        if ((due && !save_picture(r)) ||
+            (o->save_every && r->adamw.steps % (uint64_t)o->save_every == 0 && !save(r))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// ---- The end ------------------------------------------------------------------------------------
+
+// Compares the parameters of all ranks and adds up what they measured.
+static bool summarise(struct run *r, struct gpt_summary *s) {
+    rondo_ddp_stats stats = {.size = sizeof stats};
+    const uint64_t hash = gpt_hash(GPT_HASH_START, r->model.params, r->model.count * sizeof(float));
+    uint64_t *hashes = calloc((size_t)r->share.world, sizeof *hashes);
+    if (!hashes) {
+        return worked(r, gpt_fail(&r->error, "no memory"));
+    }
+    bool ok = succeeded(r, rondo_all_gather(&hash, hashes, 1, RONDO_U64, r->comm),
+                        "comparing parameters") &&
+              succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reading statistics");
+    s->hash = hashes[0];
+    s->equal = true;
+    for (int i = 0; i < r->share.world; i++) {
+        s->equal = s->equal && hashes[i] == hashes[0];
+    }
+    free(hashes);
+    double times[2] = {stats.total_comm, stats.total_exposed};
+    uint64_t sent = stats.bytes_sent;
+    ok = ok &&
+         succeeded(r, rondo_all_reduce(times, times, 2, RONDO_F64, RONDO_AVG, r->comm),
+                   "adding up times") &&
+         succeeded(r, rondo_all_reduce(&sent, &sent, 1, RONDO_U64, RONDO_MAX, r->comm),
+                   "adding up bytes");
+    s->comm = times[0];
+    s->exposed = times[1];
+    s->reduced = stats.bytes_reduced;
+    s->sent = sent;
+    return ok;
+}
+
+static bool finish(struct run *r) {
+    const double seconds = now() - r->began, tokens_per_second = speed(r);
+    struct gpt_summary s = {
+        .ranks = r->share.world,
+        .steps = r->adamw.steps - r->first_step,
+        .seconds = seconds,
+        .speed = tokens_per_second,
+        .before = r->held_first,
+        .picture = r->o.plot,
+        .checkpoint = r->o.checkpoint,
+        .windows = gpt_held_count(&r->corpus, (int)r->o.context, HELD_WINDOWS),
+    };
+    if (!save(r) || !test(r, &s.after) || !summarise(r, &s)) {
+        return false;
+    }
+    if (r->share.rank == 0) {
+        const struct gpt_point last = {.step = r->adamw.steps,
+                                       .seconds = seconds,
+                                       .rate = NAN,
+                                       .train = NAN,
+                                       .norm = NAN,
+                                       .held = s.after};
+        gpt_progress_end(&r->progress);
+        if (!worked(r, gpt_curve_add(&r->curve, &last, &r->error)) || !save_picture(r)) {
+            return false;
+        }
+        gpt_report(&s);
+    }
+    return worked(r, s.equal || gpt_fail(&r->error, "the ranks' parameters differ after training"));
+}
+
+static int run(struct run *r) {
+    if (!succeeded(r, rondo_init(NULL, &r->comm), "joining the job") || !set_up(r)) {
+        return r->wrong ? 2 : 1;
+    }
+    catch_signals(on_signal);
+    bool ok = train(r);
+    catch_signals(SIG_DFL);
+    if (ok && r->signal) {
+        gpt_progress_end(&r->progress);
+        if (r->share.rank == 0 && (ok = save(r))) {
+            printf("stopped by %s after step %" PRIu64 "%s%s\n",
+                   r->signal == SIGINT ? "SIGINT" : "SIGTERM", r->adamw.steps,
+                   r->o.checkpoint ? "; saved to " : "", r->o.checkpoint ? r->o.checkpoint : "");
+        }
+        return ok ? 128 + r->signal : 1;
+    }
+    return ok && finish(r) ? 0 : 1;
+}
+
+// Rank 0 writes the sample after the ranks have parted, so that the others need not wait for it.
+static int leave(struct run *r, int code) {
+    if (r->failed && r->comm) {
+        // What went wrong here alone, such as a full disk, is told to the ranks that wait for this
+        // one.
+        (void)rondo_comm_abort(r->comm, r->error.text);
+    }
+    if (rondo_ddp_destroy(r->ddp) != RONDO_OK || rondo_comm_destroy(r->comm) != RONDO_OK) {
+        code = code ? code : 1;
+    }
+    if (code == 0 && r->share.rank == 0 && r->o.sample) {
+        gpt_sample(&r->model, r->act, (uint64_t)r->o.seed, r->o.temperature, (size_t)r->o.sample);
+    }
+    if (!gpt_curve_close(&r->curve, &r->error)) {
+        code = code ? code : 1;
+        r->failed = true;
+    }
+    if (r->failed) {
+        gpt_progress_end(&r->progress);
+        fprintf(stderr, "train_gpt: %s\n", r->error.text);
+    }
+    gpt_activations_free(r->act);
+    gpt_adamw_free(&r->adamw);
+    gpt_model_free(&r->model);
+    gpt_corpus_free(&r->corpus);
+    gpt_options_free(&r->o);
+    free(r->in);
+    free(r->target);
+    return code;
+}
+
+int main(int argc, char **argv) {
+    struct run r = {.held_first = NAN, .held_last = NAN};
+    switch (gpt_options_parse(argc, argv, &r.o, &r.error)) {
+    case GPT_OPTIONS_HELP:
+        gpt_options_help(stdout);
+        return 0;
+    case GPT_OPTIONS_WRONG:
+        fprintf(stderr, "train_gpt: %s\n", r.error.text);
+        return 2;
+    case GPT_OPTIONS_RUN:
+        break;
+    }
+    // Before the ranks meet: text that is missing is missing everywhere, and nobody has to wait to
+    // say so.
+    if (!gpt_corpus_load(&r.corpus, r.o.data, r.o.files, (int)r.o.context, &r.error)) {
+        fprintf(stderr, "train_gpt: %s\n", r.error.text);
+        gpt_options_free(&r.o);
+        return 1;
+    }
+    return leave(&r, run(&r));
+}

@@ -1,0 +1,617 @@
+// SPDX-License-Identifier: MIT
+// Who should not be here, who has another key or version, who breaks the protocol after proving the key, and
+// a process without descriptors: each is dropped or told, and a working link beside it is not disturbed.
+#include "tests/unit/tcp_pair.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LO "interface=lo"
+
+static struct rdi_tcp_net *tcp(struct rdi_net *net) { return (struct rdi_tcp_net *)net; }
+
+static void one_message(struct pair *p) {
+    struct rdi_link *in = p->side[1].accepted;
+    uint64_t seq = p->link->posted;
+    uint8_t bytes[5000];
+    pair_fill(bytes, seq, sizeof bytes);
+    struct rdi_put put = {.data = bytes, .len = sizeof bytes, .tag = seq, .flags = RDI_PUT_ACK};
+    assert_int_equal(p->link->ops->put(p->link, &put), RONDO_OK);
+    pair_drive_until(p, in->arrived == seq + 1);
+    struct rdi_msg m;
+    in->ops->peek(in, seq, &m);
+    assert_true(pair_matches(m.data, seq, m.len));
+    in->ops->release(in, seq + 1);
+    pair_drive_until(p, p->link->sent == seq + 1);
+}
+
+// A plain client's connection to side 1.
+static int client(struct pair *p) {
+    struct rdi_tcp_net *n = tcp(p->side[1].net);
+    struct sockaddr_storage to;
+    socklen_t len = rdi_tcp_sockaddr(&n->self.addr[0], n->self.addr[0].port, &to);
+    int fd = socket(to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_true(connect(fd, (struct sockaddr *)&to, len) == 0 || errno == EINPROGRESS);
+    return fd;
+}
+
+static bool is_closed(int fd) {
+    char bytes[256];
+    ssize_t k = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    return k == 0 || (k < 0 && errno != EAGAIN);
+}
+
+// ---- Strangers -----------------------------------------------------------------------------------
+
+static void test_garbage(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    pair_connect(&p);
+    static const char *const words[] = {"GET / HTTP/1.1\r\n\r\n",
+                                        "\x16\x03\x01",
+                                        "RNDO\xff\xff\xff\xff\xff\xff",
+                                        "R",
+                                        "",
+                                        "SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u2\r\n"};
+    const size_t count = sizeof words / sizeof words[0];
+    for (size_t i = 0; i < count; i++) {
+        int fd = client(&p);
+        pair_turn(&p);
+        if (words[i][0] != '\0') {
+            assert_int_equal(send(fd, words[i], strlen(words[i]), MSG_NOSIGNAL), strlen(words[i]));
+        }
+        if (strlen(words[i]) < 4) {
+            shutdown(fd, SHUT_WR);
+        }
+        pair_drive_until(&p, is_closed(fd));
+        close(fd);
+        assert_int_equal(p.side[1].net->strangers, i + 1);
+        one_message(&p);
+    }
+    assert_non_null(strstr(p.side[1].last_line, "dropped a connection from 127.0.0.1:"));
+    assert_int_equal(p.side[1].accepts, 1);
+    assert_int_equal(p.side[0].net->strangers, 0);
+    pair_close(&p);
+}
+
+// One line for a burst, and one more after a second.
+static void test_strangers_are_logged_seldom(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    uint64_t start = pair_now();
+    for (unsigned i = 0; i < 20; i++) {
+        int fd = client(&p);
+        pair_turn(&p);
+        assert_int_equal(send(fd, "hello", 5, MSG_NOSIGNAL), 5);
+        pair_drive_until(&p, is_closed(fd));
+        close(fd);
+    }
+    uint64_t seconds = (pair_now() - start) / (1000 * RDI_MS);
+    assert_int_equal(p.side[1].net->strangers, 20);
+    assert_in_range(p.side[1].lines, 1, 2 + seconds);
+    pair_close(&p);
+}
+
+// More than 256 connections that say nothing: the oldest go, and whoever knows the key gets in.
+static void test_flood(void **state) {
+    (void)state;
+    enum { FLOOD = 300 };
+    struct pair p;
+    pair_open(&p, LO, LO);
+    int fds[FLOOD];
+    for (int i = 0; i < FLOOD; i++) {
+        fds[i] = client(&p);
+        pair_turn(&p);
+    }
+    pair_drive_until(&p, p.side[1].net->strangers >= FLOOD - 256);
+    assert_int_equal(tcp(p.side[1].net)->half_open, 256);
+    pair_connect(&p);
+    one_message(&p);
+    assert_true(is_closed(fds[0]));
+    assert_false(is_closed(fds[FLOOD - 1]));
+    for (int i = 0; i < FLOOD; i++) {
+        close(fds[i]);
+    }
+    pair_drive_until(&p, tcp(p.side[1].net)->half_open == 0);
+    assert_int_equal(p.side[1].net->strangers, FLOOD);
+    pair_close(&p);
+}
+
+static uint64_t fake_now;
+static uint64_t read_fake_now(void *self) {
+    (void)self;
+    return fake_now;
+}
+
+// Ten seconds of silence are enough. The clock is ours, so nobody waits for it.
+static void test_silence(void **state) {
+    (void)state;
+    struct pair p;
+    memset(&p, 0, sizeof p);
+    fake_now = 1000 * RDI_MS;
+    side_prepare(&p.side[1], 1, LO);
+    p.side[1].params.env.now = read_fake_now;
+    side_open(&p.side[1]);
+    int fd = client(&p);
+    pair_drive_until(&p, tcp(p.side[1].net)->half_open == 1);
+    fake_now += 9900 * RDI_MS;
+    pair_turn(&p);
+    pair_turn(&p);
+    assert_false(is_closed(fd));
+    uint64_t timeout = UINT64_MAX;
+    assert_int_equal(p.side[1].net->ops->arm(p.side[1].net, &timeout), RONDO_OK);
+    assert_int_equal(timeout, 100 * RDI_MS);
+    fake_now += 101 * RDI_MS;
+    pair_drive_until(&p, is_closed(fd));
+    close(fd);
+    assert_int_equal(p.side[1].net->strangers, 1);
+    pair_close(&p);
+}
+
+// ---- Other keys and versions ---------------------------------------------------------------------
+
+static void test_other_key(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    assert_int_equal(rdi_key_set(&p.side[1].job, "the key of another job..", 24), RONDO_OK);
+    p.link = pair_begin_link(&p, 1);
+    pair_drive_until(&p, p.link->state == RDI_LINK_FAILED);
+    assert_int_equal(p.link->status, RONDO_ERR_AUTH);
+    assert_non_null(strstr(p.link->why, "rank 1 on host hostb (127.0.0.1:"));
+    assert_non_null(strstr(p.link->why, "key"));
+    pair_drive_until(&p, p.side[1].net->strangers == 1);
+    assert_int_equal(p.side[1].accepts, 0);
+    pair_close(&p);
+}
+
+// An acceptor of another version: the bytes of a real one with other version numbers.
+static void test_other_version_accepts(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    struct rdi_tcp_net *n = tcp(p.side[1].net);
+    p.link = pair_begin_link(&p, 1);
+    int fd = -1;
+    while (fd < 0) { // takes the connection in place of side 1
+        p.side[0].net->ops->progress(p.side[0].net, false);
+        fd = accept4(n->listeners[0].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        assert_true(fd >= 0 || errno == EAGAIN);
+    }
+    struct rdi_hs hs;
+    rdi_hs_accept(&hs, RDI_HS_TCP, &p.side[1].job, &p.side[1].params.env);
+    uint8_t bytes[RDI_HS_BUFFER];
+    ssize_t k = -1;
+    while (k < 0) {
+        p.side[0].net->ops->progress(p.side[0].net, false);
+        k = recv(fd, bytes, sizeof bytes, 0);
+    }
+    size_t used;
+    bytes[5]++; // the version in the header
+    rdi_hs_input(&hs, bytes, (size_t)k, &used);
+    assert_int_equal(hs.state, RDI_HS_FAILED);
+    assert_int_equal(hs.error, RONDO_ERR_VERSION);
+    hs.out[5]++; // we are that version
+    assert_int_equal(send(fd, hs.out, hs.out_len, 0), hs.out_len);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (p.link->state == RDI_LINK_CONNECTING && pair_now() < end) {
+        p.side[0].net->ops->progress(p.side[0].net, false);
+    }
+    assert_int_equal(p.link->state, RDI_LINK_FAILED);
+    assert_int_equal(p.link->status, RONDO_ERR_VERSION);
+    assert_non_null(strstr(p.link->why, "version 2"));
+    close(fd);
+    pair_close(&p);
+}
+
+static void test_other_version_connects(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    struct rdi_hs hs;
+    rdi_hs_connect(&hs, RDI_HS_TCP, &p.side[0].job, &p.side[0].params.env, "x", 1);
+    int fd = client(&p);
+    pair_turn(&p);
+    hs.out[5]++;
+    assert_int_equal(send(fd, hs.out, hs.out_len, 0), hs.out_len);
+    uint8_t bytes[RDI_HS_BUFFER];
+    ssize_t k = -1;
+    pair_drive_until(&p, (k = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT)) >= 0);
+    assert_true(k > 0); // it is told our version before it is dropped
+    assert_memory_equal(bytes, "RNDO", 4);
+    pair_drive_until(&p, p.side[1].net->strangers == 1);
+    assert_non_null(strstr(p.side[1].last_line, "version"));
+    close(fd);
+    pair_close(&p);
+}
+
+// ---- Proven, but wrong ---------------------------------------------------------------------------
+
+// Runs the connector's side of a handshake by hand. Returns the connection; the reply is in *reply.
+static int shake_hands(struct pair *p, const void *hello, size_t len, struct rdi_tcp_reply *reply) {
+    struct rdi_hs hs;
+    rdi_hs_connect(&hs, RDI_HS_TCP, &p->side[0].job, &p->side[0].params.env, hello, len);
+    int fd = client(p);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (hs.state == RDI_HS_RUNNING && pair_now() < end) {
+        uint8_t bytes[RDI_HS_BUFFER];
+        pair_turn(p);
+        if (hs.out_off < hs.out_len) {
+            ssize_t k = send(fd, hs.out + hs.out_off, hs.out_len - hs.out_off, MSG_NOSIGNAL);
+            rdi_hs_sent(&hs, k > 0 ? (size_t)k : 0);
+            continue;
+        }
+        ssize_t k = recv(fd, bytes, sizeof bytes, 0);
+        size_t used;
+        if (k > 0) {
+            rdi_hs_input(&hs, bytes, (size_t)k, &used);
+            assert_int_equal(used, k);
+        }
+    }
+    assert_int_equal(hs.state, RDI_HS_DONE);
+    assert_true(rdi_tcp_reply_read(reply, hs.peer, hs.peer_len));
+    return fd;
+}
+
+static const struct rdi_tcp_hello good_hello = {.id = {.comm = 5, .from = 0, .to = 1},
+                                                .session = 77,
+                                                .attempt = 1,
+                                                .paths = 1,
+                                                .slots = 4,
+                                                .max_msg = 4096,
+                                                .host = "hand"};
+
+static rondo_status say(struct pair *p, const struct rdi_tcp_hello *h, struct rdi_tcp_reply *r) {
+    uint8_t bytes[RDI_HS_PAYLOAD];
+    int fd = shake_hands(p, bytes, rdi_tcp_hello_write(h, bytes), r);
+    close(fd);
+    return r->status;
+}
+
+static void test_wrong_hellos(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",path_grace=60s", LO ",path_grace=60s");
+    struct rdi_tcp_reply r;
+    close(shake_hands(&p, "?", 1, &r));
+    assert_int_equal(r.status, RONDO_ERR_VERSION);
+
+    struct rdi_tcp_hello h = good_hello;
+    h.id.to = 7;
+    assert_int_equal(say(&p, &h, &r), RONDO_ERR_INVALID);
+    assert_non_null(strstr(r.text, "this is rank 1 of 2 on host hostb, not rank 7"));
+    h = good_hello;
+    h.id.from = 2;
+    assert_int_equal(say(&p, &h, &r), RONDO_ERR_INVALID);
+    h = good_hello;
+    h.flags = RDI_TCP_RESUME; // of a link that does not exist
+    assert_int_equal(say(&p, &h, &r), RONDO_ERR_PEER);
+    h.flags = RDI_TCP_PROBE;
+    assert_int_equal(say(&p, &h, &r), RONDO_ERR_PEER);
+    assert_int_equal(p.side[1].accepts, 0);
+
+    // An older attempt than the one that is up.
+    h = good_hello;
+    h.epoch = 3;
+    h.attempt = 4;
+    uint8_t bytes[RDI_HS_PAYLOAD];
+    int fd = shake_hands(&p, bytes, rdi_tcp_hello_write(&h, bytes), &r);
+    assert_int_equal(r.status, RONDO_OK);
+    assert_true(r.slots == 4 && r.max_msg == 4096 && r.arrived == 0);
+    pair_drive_until(&p, p.side[1].accepted->state == RDI_LINK_UP);
+    assert_int_equal(p.side[1].accepted->epoch, 3);
+    assert_int_equal(say(&p, &h, &r), RONDO_ERR_USAGE);
+    h.attempt = 3;
+    assert_int_equal(say(&p, &h, &r), RONDO_ERR_USAGE);
+    h.epoch = 2;
+    h.attempt = 99;
+    assert_int_equal(say(&p, &h, &r), RONDO_ERR_USAGE);
+    assert_int_equal(p.side[1].accepted->state, RDI_LINK_UP);
+    assert_int_equal(p.side[1].net->strangers, 0); // all of them have the key
+    close(fd);
+    pair_close(&p);
+}
+
+// A link that the sender opens anew replaces one that it has forgotten.
+static void test_forgotten_link(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    pair_connect(&p);
+    struct rdi_link *old = p.side[1].accepted;
+    struct rdi_tcp_hello h = good_hello;
+    struct rdi_tcp_reply r;
+    h.id = p.link->id;
+    uint8_t bytes[RDI_HS_PAYLOAD];
+    int fd = shake_hands(&p, bytes, rdi_tcp_hello_write(&h, bytes), &r);
+    assert_int_equal(r.status, RONDO_OK);
+    assert_int_equal(p.side[1].accepts, 2);
+    assert_ptr_not_equal(p.side[1].accepted, old);
+    assert_int_equal(old->state, RDI_LINK_FAILED);
+    assert_int_equal(old->status, RONDO_ERR_PEER);
+    assert_non_null(strstr(old->why, "anew"));
+    close(fd);
+    old->ops->close_link(old, false);
+    pair_close(&p);
+}
+
+// Frames that a peer with the key should not send.
+static void test_protocol_violations(void **state) {
+    (void)state;
+    struct rdi_tcp_frame wrong[] = {
+        {.type = RDI_TCP_DATA, .seq = 1},                // out of order
+        {.type = RDI_TCP_DATA, .len = 5000},             // too long
+        {.type = RDI_TCP_DATA, .epoch = 1},              // another epoch
+        {.type = RDI_TCP_ACK},                           // wrong direction
+        {.type = RDI_TCP_CTRL, .len = RDI_CTRL_MAX + 1}, // too long
+        {.type = (enum rdi_tcp_frame_type)9},            // unknown
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        struct pair p;
+        struct rdi_tcp_reply r;
+        pair_open(&p, LO, LO);
+        uint8_t bytes[RDI_HS_PAYLOAD];
+        int fd = shake_hands(&p, bytes, rdi_tcp_hello_write(&good_hello, bytes), &r);
+        uint8_t frame[RDI_TCP_HEADER];
+        rdi_tcp_frame_write(&wrong[i], frame);
+        assert_int_equal(send(fd, frame, sizeof frame, MSG_NOSIGNAL), sizeof frame);
+        pair_drive_until(&p, p.side[1].accepted->state == RDI_LINK_FAILED);
+        assert_int_equal(p.side[1].accepted->status, RONDO_ERR_INTERNAL);
+        assert_non_null(strstr(p.side[1].accepted->why, "rank 0 on host hand (127.0.0.1:"));
+        assert_non_null(strstr(p.side[1].accepted->why, "broke the protocol"));
+        assert_int_equal(p.side[1].lands, 0);
+        close(fd);
+        pair_close(&p);
+    }
+}
+
+// More messages than there is credit for.
+static void test_message_without_credit(void **state) {
+    (void)state;
+    struct pair p;
+    struct rdi_tcp_reply r;
+    pair_open(&p, LO, LO);
+    uint8_t bytes[RDI_HS_PAYLOAD], frame[RDI_TCP_HEADER];
+    int fd = shake_hands(&p, bytes, rdi_tcp_hello_write(&good_hello, bytes), &r);
+    for (uint64_t seq = 0; seq <= r.slots; seq++) {
+        struct rdi_tcp_frame f = {.type = RDI_TCP_DATA, .seq = seq};
+        rdi_tcp_frame_write(&f, frame);
+        assert_int_equal(send(fd, frame, sizeof frame, MSG_NOSIGNAL), sizeof frame);
+    }
+    pair_drive_until(&p, p.side[1].accepted->state == RDI_LINK_FAILED);
+    assert_int_equal(p.side[1].accepted->arrived, r.slots);
+    assert_non_null(strstr(p.side[1].accepted->why, "without credit"));
+    close(fd);
+    pair_close(&p);
+}
+
+// An acknowledgement of what was never sent must not free anything.
+static void test_wrong_ack(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    pair_connect(&p);
+    struct rdi_tcp_frame f = {.type = RDI_TCP_ACK, .seq = 1, .tag = 1};
+    uint8_t frame[RDI_TCP_HEADER];
+    rdi_tcp_frame_write(&f, frame);
+    int fd = ((struct rdi_tcp_link *)p.side[1].accepted)->paths[0]->fd;
+    assert_int_equal(send(fd, frame, sizeof frame, MSG_NOSIGNAL), sizeof frame);
+    pair_drive_until(&p, p.link->state == RDI_LINK_FAILED);
+    assert_int_equal(p.link->sent, 0);
+    assert_non_null(strstr(p.link->why, "was not sent"));
+    pair_close(&p);
+}
+
+// ---- Out of descriptors --------------------------------------------------------------------------
+
+// Leaves room for `more` descriptors beyond those that are open; -1: as many as may be.
+static void limit_descriptors(int more) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        abort();
+    }
+    if (more < 0) {
+        return;
+    }
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    limit.rlim_cur = (rlim_t)(fd + more);
+    close(fd);
+    if (fd < 0 || setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        abort();
+    }
+}
+
+static void in_child(void (*body)(void)) {
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        body();
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void need(bool ok, int code) {
+    if (!ok) {
+        fprintf(stderr, "child: check %d failed: %s\n", code, rondo_last_error());
+        _exit(code);
+    }
+}
+
+static bool names_the_remedy(const char *text) {
+    return strstr(text, "file descriptors") != NULL && strstr(text, "ulimit -n") != NULL;
+}
+
+static void open_without_descriptors(void) {
+    // The interfaces are listed through a descriptor too, so the limit comes in several places.
+    for (int more = 0; more < 4; more++) {
+        struct side s;
+        side_prepare(&s, 0, LO ",family=ipv4");
+        limit_descriptors(more);
+        rondo_status status = rdi_tcp_ops.open(&s.params, &s.net);
+        limit_descriptors(-1);
+        if (status == RONDO_OK) {
+            s.net->ops->close(s.net);
+            need(more == 3, 1);
+            return;
+        }
+        need(status == RONDO_ERR_SYSTEM, 2);
+        need(more == 0 || names_the_remedy(rondo_last_error()), 3);
+    }
+    need(false, 4);
+}
+
+static void connect_without_descriptors(void) {
+    struct side a, b;
+    side_prepare(&a, 0, LO ",tcp_sockets=2");
+    side_prepare(&b, 1, LO);
+    side_open(&a);
+    side_open(&b);
+    uint8_t blob[RDI_BLOB_MAX];
+    size_t len;
+    b.net->ops->address(b.net, blob, &len);
+    struct rdi_link_id id = {.comm = 1, .from = 0, .to = 1};
+    struct rdi_link *link = NULL;
+    for (int more = 0; more < 2; more++) {
+        limit_descriptors(more);
+        need(a.net->ops->connect(a.net, &id, blob, len, &link) == RONDO_ERR_SYSTEM, 1);
+        need(names_the_remedy(rondo_last_error()), 2);
+        need(strstr(rondo_last_error(), "rank 1 on host hostb") != NULL, 3);
+    }
+    // Nothing was leaked, so two sockets are enough.
+    limit_descriptors(2);
+    need(a.net->ops->connect(a.net, &id, blob, len, &link) == RONDO_OK, 4);
+    link->ops->close_link(link, false);
+    a.net->ops->close(a.net);
+    b.net->ops->close(b.net);
+}
+
+static void test_no_descriptor_to_open(void **state) {
+    (void)state;
+    in_child(open_without_descriptors);
+}
+
+static void test_no_descriptor_to_connect(void **state) {
+    (void)state;
+    in_child(connect_without_descriptors);
+}
+
+// The acceptor runs out: the peer is told why, within seconds; when descriptors come back, so do connections.
+static void child_accepts(int fd) {
+    struct side s;
+    uint8_t blob[RDI_BLOB_MAX];
+    size_t len;
+    side_prepare(&s, 1, LO);
+    side_open(&s);
+    s.net->ops->address(s.net, blob, &len);
+    limit_descriptors(0);
+    need(send(fd, blob, len, 0) == (ssize_t)len, 1);
+    bool lines = false;
+    for (;;) {
+        char word;
+        ssize_t k = recv(fd, &word, 1, MSG_DONTWAIT);
+        if (k == 0) {
+            _exit(lines ? 0 : 2);
+        }
+        if (k == 1) {
+            limit_descriptors(-1);
+        }
+        s.net->ops->progress(s.net, false);
+        lines = lines || names_the_remedy(s.last_line);
+        usleep(500);
+    }
+}
+
+static void test_no_descriptor_to_accept(void **state) {
+    (void)state;
+    int fds[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        close(fds[0]);
+        child_accepts(fds[1]);
+    }
+    close(fds[1]);
+    struct pair p = {0};
+    side_prepare(&p.side[0], 0, LO ",connect_timeout=60s");
+    side_open(&p.side[0]);
+    uint8_t blob[RDI_BLOB_MAX];
+    ssize_t len = recv(fds[0], blob, sizeof blob, 0);
+    assert_true(len > 0);
+    struct rdi_link_id id = {.comm = 1, .from = 0, .to = 1};
+    struct rdi_net *net = p.side[0].net;
+    assert_int_equal(net->ops->connect(net, &id, blob, (size_t)len, &p.link), RONDO_OK);
+    uint64_t start = pair_now();
+    pair_drive_until(&p, p.link->state == RDI_LINK_FAILED);
+    assert_true(pair_now() - start < 30000 * RDI_MS);
+    assert_int_equal(p.link->status, RONDO_ERR_SYSTEM);
+    assert_true(names_the_remedy(p.link->why));
+    assert_non_null(strstr(p.link->why, "rank 1 on host hostb"));
+    p.link->ops->close_link(p.link, false);
+
+    // A link that begins while there are none, and gets one before patience ends.
+    id.comm = 2;
+    assert_int_equal(net->ops->connect(net, &id, blob, (size_t)len, &p.link), RONDO_OK);
+    start = pair_now();
+    pair_drive_until(&p, pair_now() - start > 300 * RDI_MS);
+    assert_int_equal(p.link->state, RDI_LINK_CONNECTING);
+    assert_int_equal(send(fds[0], "+", 1, 0), 1);
+    pair_drive_until(&p, p.link->state != RDI_LINK_CONNECTING);
+    assert_int_equal(p.link->state, RDI_LINK_UP);
+    close(fds[0]);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    pair_close(&p);
+}
+
+// ---- Options -------------------------------------------------------------------------------------
+
+static void test_wrong_interface(void **state) {
+    (void)state;
+    struct side s;
+    side_prepare(&s, 0, "interface=nosuch0");
+    assert_int_equal(rdi_tcp_ops.open(&s.params, &s.net), RONDO_ERR_INVALID);
+    assert_non_null(strstr(rondo_last_error(), "nosuch0"));
+    assert_non_null(strstr(rondo_last_error(), "lo"));
+    assert_null(s.net);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_strangers_are_logged_seldom),
+        cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_other_key),
+        cmocka_unit_test(test_other_version_accepts),
+        cmocka_unit_test(test_other_version_connects),
+        cmocka_unit_test(test_wrong_hellos),
+        cmocka_unit_test(test_forgotten_link),
+        cmocka_unit_test(test_protocol_violations),
+        cmocka_unit_test(test_message_without_credit),
+        cmocka_unit_test(test_wrong_ack),
+        cmocka_unit_test(test_no_descriptor_to_open),
+        cmocka_unit_test(test_no_descriptor_to_connect),
+        cmocka_unit_test(test_no_descriptor_to_accept),
+        cmocka_unit_test(test_wrong_interface),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

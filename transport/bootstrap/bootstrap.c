@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT
+// From nothing to a job: place, key, store, the first meeting; and the way back.
+#include "transport/bootstrap/exchange.h"
+#include "transport/bootstrap/store_wire.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MS 1000000u
+#define LINGER_MS 3000 // rank 0's patience with ranks that still read
+
+// ---- The store -----------------------------------------------------------------------------------
+
+static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_launch *launch,
+                                  const struct rdi_job *job, const char *key_source,
+                                  uint64_t deadline) {
+    const char *host = launch->host;
+    if (b->rank == 0 && !launch->launcher_store) {
+        if (b->server == NULL) {
+            rondo_status s = rdi_store_server_start(launch->loopback ? host : NULL, launch->port,
+                                                    job, &b->server);
+            if (s != RONDO_OK) {
+                return s;
+            }
+        }
+        host = launch->loopback ? host : "127.0.0.1";
+    }
+    uint64_t now = rdi_now(&b->env);
+    int left = deadline > now ? (int)((deadline - now) / MS) : 0;
+    rondo_status s = rdi_store_connect(host, launch->port, job, left, &b->own);
+    if (s == RONDO_ERR_AUTH) {
+        s = rdi_fail(s, "%s (this rank's key: %s)", rondo_last_error(), key_source);
+    }
+    b->store = b->own;
+    return s;
+}
+
+// Connects and agrees on a session. The port may still be that of a job just ending, whose ranks these
+// were: its store takes the hello and then goes, and the new one comes.
+static rondo_status join(struct rdi_bootstrap *b, const struct rdi_launch *launch,
+                         const struct rdi_job *job, const char *key_source, bool with_secret) {
+    uint64_t deadline = rdi_now(&b->env) + (uint64_t)b->timeout_ms * MS;
+    for (;;) {
+        rondo_status s = b->callers ? RONDO_OK
+                                    : connect_store(b, launch, job, key_source, deadline);
+        if (s == RONDO_OK) {
+            s = rdi_join(b, with_secret, deadline);
+        }
+        if (s != RONDO_ERR_PEER || b->callers || b->rank == 0 || rdi_now(&b->env) >= deadline) {
+            return s;
+        }
+        rdi_store_close(b->own);
+        b->own = NULL;
+    }
+}
+
+// ---- The first meeting ---------------------------------------------------------------------------
+
+// What ranks tell each other first: what they believe, and where they are.
+struct card {
+    uint8_t size[4]; // world size, in network byte order
+    uint8_t host_id[16];
+    char host[RDI_HOST_MAX];
+};
+
+static void fill_card(struct card *c, const struct rdi_job *job) {
+    memset(c, 0, sizeof *c);
+    for (int i = 0; i < 4; i++) {
+        c->size[i] = (uint8_t)((uint32_t)job->size >> (24 - 8 * i));
+    }
+    memcpy(c->host_id, job->host_id, sizeof c->host_id);
+    snprintf(c->host, sizeof c->host, "%s", job->host);
+}
+
+static rondo_status check_card(void *arg, int rank, const void *record, size_t len) {
+    const struct rdi_job *job = arg;
+    struct card c;
+    if (len != sizeof c) {
+        return rdi_fail(
+            RONDO_ERR_VERSION,
+            "rank %d is of another release of Rondo than rank 0: install the same on all hosts",
+            rank);
+    }
+    memcpy(&c, record, sizeof c);
+    uint32_t size = 0;
+    for (int i = 0; i < 4; i++) {
+        size = size << 8 | c.size[i];
+    }
+    if (size != (uint32_t)job->size) {
+        return rdi_fail(
+            RONDO_ERR_BOOTSTRAP,
+            "rank %d (host %.*s) was started with world size %u, but rank 0 (host %s) with %d",
+            rank, RDI_HOST_MAX - 1, c.host, size, job->host, job->size);
+    }
+    return RONDO_OK;
+}
+
+// All ranks are there and agree; a local rank that no launcher told is counted.
+static rondo_status meet(struct rdi_bootstrap *b, struct rdi_job *job) {
+    size_t n = (size_t)b->size;
+    struct card mine;
+    fill_card(&mine, job);
+    void **all = calloc(n, sizeof *all);
+    size_t *lens = calloc(n, sizeof *lens);
+    rondo_status s = RONDO_ERR_NOMEM;
+    if (all == NULL || lens == NULL) {
+        rdi_fail(s, "no memory for %zu ranks", n);
+    } else {
+        struct rdi_exchange x = {.name = "open", .joining = true, .check = check_card, .arg = job};
+        s = rdi_exchange(b, &x, &mine, sizeof mine, all, lens);
+    }
+    int below = 0;
+    for (int r = 0; s == RONDO_OK && r < b->rank; r++) {
+        struct card c = {.size = {0}};
+        memcpy(&c, all[r], lens[r] < sizeof c ? lens[r] : sizeof c);
+        below += memcmp(c.host_id, job->host_id, sizeof c.host_id) == 0;
+    }
+    if (s == RONDO_OK && job->local_rank < 0) {
+        job->local_rank = below;
+    }
+    for (size_t r = 0; r < n && all != NULL; r++) {
+        free(all[r]);
+    }
+    free(lens);
+    free(all);
+    return s;
+}
+
+// ---- Open, exchange, close -----------------------------------------------------------------------
+
+static rondo_status check_store_ops(const rondo_config *config) {
+    const rondo_store_ops *ops = config->store_ops;
+    if (ops != NULL && (ops->size < sizeof *ops || ops->set == NULL || ops->get == NULL)) {
+        return rdi_fail(
+            RONDO_ERR_INVALID,
+            "rondo_config.store_ops lacks a function, or its size is not sizeof(rondo_store_ops)");
+    }
+    return RONDO_OK;
+}
+
+static rondo_status open_store(struct rdi_bootstrap *b, const rondo_config *config,
+                               const struct rdi_launch *launch, struct rdi_job *job,
+                               const char *key_source, bool key_from_store) {
+    if (config->store_ops != NULL) {
+        b->ops = config->store_ops;
+        b->store = config->store;
+        b->callers = true;
+        b->peek_ms = 1; // 0 may mean "for ever" to it
+        snprintf(b->where, sizeof b->where, "the caller's store");
+    } else {
+        b->ops = &rdi_store_tcp_ops;
+        snprintf(b->where, sizeof b->where, "%s, port %d", launch->host, launch->port);
+    }
+    rondo_status s = join(b, launch, job, key_source, key_from_store);
+    if (s == RONDO_OK && key_from_store) {
+        s = rdi_key_set(job, b->welcome + RDI_SESSION_BYTES, RDI_JOIN_SECRET);
+    }
+    if (s == RONDO_OK) {
+        s = meet(b, job);
+    }
+    sodium_memzero(b->welcome, sizeof b->welcome);
+    return s;
+}
+
+rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_options *options,
+                                const struct rdi_env *env, struct rdi_job *job,
+                                struct rdi_bootstrap **out) {
+    const rondo_config unset = RONDO_CONFIG_INIT;
+    config = config != NULL ? config : &unset;
+    struct rdi_launch launch;
+    struct rdi_job found = {.rank = 0};
+    char key_source[RDI_KEY_SOURCE];
+    rondo_status s = check_store_ops(config);
+    if (s == RONDO_OK) {
+        s = rdi_discover(config, getenv, &launch);
+    }
+    if (s != RONDO_OK) {
+        return s;
+    }
+    found.rank = launch.rank;
+    found.size = launch.size;
+    found.local_rank = launch.local_rank;
+    rdi_host_find(&found);
+    s = rdi_key_find_for(config, options, &launch, getenv, &found, key_source);
+    bool key_from_store = s == RONDO_AGAIN;
+    struct rdi_bootstrap *b = s == RONDO_OK || key_from_store ? calloc(1, sizeof *b) : NULL;
+    if (b == NULL) {
+        sodium_memzero(&found, sizeof found);
+        return s < 0 ? s : rdi_fail(RONDO_ERR_NOMEM, "no memory for the bootstrap");
+    }
+    b->env = *env;
+    b->rank = found.rank;
+    b->size = found.size;
+    b->timeout_ms = (int)options->num[RDI_OPT_CONNECT_TIMEOUT];
+    rdi_log(env, RONDO_LOG_DEBUG, "rank %d of %d on %s (%s), store at %s:%d, key: %s", b->rank,
+            b->size, found.host, launch.launcher, launch.host, launch.port, key_source);
+    if (b->size == 1) {
+        found.local_rank = 0;
+        s = RONDO_OK;
+    } else {
+        if (!found.auth && !key_from_store && b->rank == 0) {
+            rdi_log(env, RONDO_LOG_WARN,
+                    "this job has no key (%s): whoever reaches its ports can join", key_source);
+        }
+        s = open_store(b, config, &launch, &found, key_source, key_from_store);
+    }
+    if (s == RONDO_OK) {
+        *job = found;
+        *out = b;
+    } else {
+        rdi_bootstrap_close(b);
+    }
+    sodium_memzero(&found, sizeof found);
+    return s;
+}
+
+rondo_status rdi_bootstrap_exchange(struct rdi_bootstrap *b, const char *name, const void *mine,
+                                    size_t len, void **all, size_t *lens) {
+    size_t name_len = strlen(name);
+    if (name_len == 0 || name_len > RDI_EXCHANGE_NAME_MAX || len > RDI_EXCHANGE_MAX) {
+        return rdi_fail(
+            RONDO_ERR_INVALID,
+            "exchange '%.40s' with a record of %zu bytes; names can have 1..%d bytes and"
+            " records at most %u",
+            name, len, RDI_EXCHANGE_NAME_MAX, RDI_EXCHANGE_MAX);
+    }
+    if (b->ops != NULL) {
+        struct rdi_exchange x = {.name = name};
+        return rdi_exchange(b, &x, mine, len, all, lens);
+    }
+    void *copy = malloc(len > 0 ? len : 1);
+    if (copy == NULL) {
+        return rdi_fail(RONDO_ERR_NOMEM, "no memory for a record of %zu bytes", len);
+    }
+    if (len > 0) {
+        memcpy(copy, mine, len);
+    }
+    all[0] = copy;
+    lens[0] = len;
+    return RONDO_OK;
+}
+
+void rdi_bootstrap_close(struct rdi_bootstrap *b) {
+    if (b == NULL) {
+        return;
+    }
+    rdi_leave(b);
+    if (b->server != NULL) {
+        char text[RDI_ERROR_TEXT];
+        snprintf(text, sizeof text, "%s", rondo_last_error());
+        if (b->own != NULL && b->session[0] != '\0') {
+            rdi_await_leaving(b, rdi_now(&b->env) + LINGER_MS * (uint64_t)MS);
+        }
+        rdi_set_last_error(text);
+        rdi_store_server_stop(b->server);
+    }
+    rdi_store_close(b->own);
+    free(b);
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// What the files of the bootstrap share: the place in the job, the key's source, the store's limits.
+#ifndef RDI_BOOTSTRAP_BOOTSTRAP_H
+#define RDI_BOOTSTRAP_BOOTSTRAP_H
+
+#include "transport/internal.h"
+
+typedef char *(*rdi_getenv)(const char *name);
+
+// ---- Place in the job ----------------------------------------------------------------------------
+
+#define RDI_MASTER_PORT_DEFAULT 29500 // torchrun's
+
+// What the configuration and the environment say. Everything is checked.
+struct rdi_launch {
+    int rank, size;
+    int local_rank;   // -1: not told
+    bool single_host; // all ranks share this host, as far as the launcher tells
+    char host[256];   // where the store is; "" when size is 1 or the caller brings a store
+    int port;
+    bool loopback;        // host is one that only this host can reach
+    bool launcher_store;  // the launcher serves it; otherwise rank 0 does
+    const char *launcher; // whose variables were used, for messages
+};
+// Pure: looks only at its arguments and at what `get` (getenv(3) or a test's own) gives.
+rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi_launch *out);
+
+// The first host of a Slurm node list ("node[07-12,20],login1" gives "node07"). False: malformed.
+bool rdi_first_host(const char *list, char *out, size_t cap);
+
+// Fills job->host and job->host_id.
+void rdi_host_find(struct rdi_job *job);
+
+// ---- Key -----------------------------------------------------------------------------------------
+
+#define RDI_KEY_SOURCE 320
+// As rdi_key_find() for a place in the job that is known already; job->rank and job->size are set. `source`
+// tells where the key came from, for messages. RONDO_AGAIN: it comes through the caller's store, from rank 0,
+// when the ranks join.
+rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_options *options,
+                              const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
+                              char source[RDI_KEY_SOURCE]);
+
+// ---- Store ---------------------------------------------------------------------------------------
+
+struct rdi_store_limits {
+    size_t clients;   // connections in all
+    size_t strangers; // of these, not yet authenticated; the oldest gives way to a new one
+    int handshake_ms; // time to prove the key
+    int stall_ms;     // time for a client to send, or take, the next bytes of a message
+    size_t bytes;     // of all keys and values
+};
+extern const struct rdi_store_limits rdi_store_default_limits;
+
+// Leaves a value with the server, which sets it when this client's connection ends, for whatever reason: so
+// that others learn of a process that was killed. Replaces the last one; len 0 takes it back. len <= 4096.
+rondo_status rdi_store_will(struct rdi_store *st, const char *key, const void *value, size_t len,
+                            int timeout_ms);
+
+// As rdi_store_server_start(), with limits.
+rondo_status rdi_store_server_start_limited(const char *addr, int port, const struct rdi_job *job,
+                                            const struct rdi_store_limits *limits,
+                                            struct rdi_store_server **out);
+// Connections that were dropped because they did not prove the job's key; `last` receives the last one's
+// address and what was wrong with it.
+uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size_t cap);
+// Clients that are connected now.
+size_t rdi_store_server_clients(struct rdi_store_server *s);
+
+#endif

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+// The connection of one rank to the job's store, and what the ranks do with it.
+#ifndef RDI_BOOTSTRAP_EXCHANGE_H
+#define RDI_BOOTSTRAP_EXCHANGE_H
+
+#include "transport/bootstrap/bootstrap.h"
+
+#define RDI_SESSION_BYTES 16
+#define RDI_JOIN_SECRET 32
+#define RDI_EXCHANGE_NAME_MAX 128
+
+struct rdi_bootstrap {
+    struct rdi_env env;
+    int rank, size;
+    int timeout_ms;             // option connect_timeout
+    const rondo_store_ops *ops; // NULL: a job of one rank
+    void *store;
+    bool callers;                    // it is the caller's own
+    int peek_ms;                     // the timeout that the store understands as "do not wait"
+    char where[320];                 // the store, for messages
+    struct rdi_store *own;           // the connection, unless the store is the caller's
+    struct rdi_store_server *server; // where this rank serves it
+    char session[2 * RDI_SESSION_BYTES + 1]; // prefix of the keys of this start of the job
+    uint8_t welcome[RDI_SESSION_BYTES + RDI_JOIN_SECRET]; // what rank 0 tells newcomers
+    size_t welcome_len;
+};
+
+// Agrees on a session, which tells this start of the job from those before it on the same store: rank 0
+// makes one, the others wait for it. With `with_secret` a secret comes along, in the last bytes of
+// b->welcome. RONDO_ERR_PEER on a rank other than 0: this was the store of a job that has just ended;
+// connect again.
+rondo_status rdi_join(struct rdi_bootstrap *b, bool with_secret, uint64_t deadline);
+
+// Looks at a record, on rank 0, before the others get it. A failure reaches all ranks.
+typedef rondo_status (*rdi_exchange_check)(void *arg, int rank, const void *record, size_t len);
+
+struct rdi_exchange {
+    const char *name;
+    bool joining;             // rank 0 welcomes the others meanwhile
+    rdi_exchange_check check; // may be NULL
+    void *arg;
+};
+// As rdi_bootstrap_exchange(), which has checked the name and the length.
+rondo_status rdi_exchange(struct rdi_bootstrap *b, const struct rdi_exchange *x, const void *mine,
+                          size_t len, void **all, size_t *lens);
+
+// Tells the others that this rank leaves, with the thread's last error, so that nobody waits for it in
+// vain. Keeps the last error.
+void rdi_leave(struct rdi_bootstrap *b);
+
+// Where this rank serves the store: waits until the others have left, at most until `deadline`.
+void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline);
+
+// "5, 9, 12-15 (6 of 16)": the ranks that are not here.
+void rdi_list_missing(const bool *here, int n, char *buf, size_t cap);
+
+#endif

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+// Memory for transports: blocks that peers can map, and the caller's own registered ranges.
+//
+// The tables are process wide, behind one mutex. This is the one piece of global state that the library
+// allows itself: rondo_mem_alloc() takes no handle on purpose, since a block outlives communicators and
+// serves all of them, and a transport that is handed a bare pointer has to find out what lies there. The
+// mutex is held for a few binary searches, never while memory is mapped or a peer is waited for.
+#include "transport/mem.h"
+#include "transport/memfile.h"
+#include "transport/regcache.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct rdi_intervals blocks;        // from rondo_mem_alloc(); disjoint
+static struct rdi_intervals registrations; // from rondo_mem_register(); may overlap
+static struct rdi_intervals holds;         // ranges that operations use now
+static uint64_t last_id;
+static _Atomic uint64_t frees;
+
+// A child that is forked while another thread holds the mutex would find it locked for ever.
+static void lock_raw(void) { pthread_mutex_lock(&mutex); }
+static void unlock(void) { pthread_mutex_unlock(&mutex); }
+static void set_up_fork(void) { pthread_atfork(lock_raw, unlock, unlock); }
+
+static void lock(void) {
+    pthread_once(&once, set_up_fork);
+    lock_raw();
+}
+
+// ---- Blocks --------------------------------------------------------------------------------------
+
+// Gives the block its pages now: one pass in the kernel is three times as fast as a fault for each page, and
+// memory that is not there is an error here and not a signal later.
+static rondo_status populate(int fd, void *at, size_t bytes) {
+    // Where shared memory may have huge pages (shmem_enabled=advise), ask for them; elsewhere this is refused
+    // or ignored, and either is fine.
+    madvise(at, bytes, MADV_HUGEPAGE);
+    int err;
+    do {
+        err = madvise(at, bytes, MADV_POPULATE_WRITE) == 0 ? 0 : errno;
+    } while (err == EINTR || err == EAGAIN);
+    if (err == EINVAL) { // before Linux 5.14
+        do {
+            err = posix_fallocate(fd, 0, (off_t)bytes);
+        } while (err == EINTR);
+    }
+    return err == 0 ? RONDO_OK
+                    : rdi_fail_resource(err == EFAULT ? ENOMEM : err,
+                                        "allocate a block of %zu bytes", bytes);
+}
+
+// Populating more than the machine has would end in its out-of-memory killer.
+static rondo_status check_size(size_t bytes) {
+    uint64_t pages = (uint64_t)sysconf(_SC_PHYS_PAGES), page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (bytes / page >= pages) {
+        return rdi_fail(RONDO_ERR_NOMEM,
+                        "cannot allocate a block of %zu bytes: this machine has %llu bytes of "
+                        "memory; ask for less",
+                        bytes, (unsigned long long)(pages * page));
+    }
+    return RONDO_OK;
+}
+
+rondo_status rondo_mem_alloc(size_t bytes, void **ptr) {
+    if (ptr == NULL) {
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "rondo_mem_alloc: ptr is NULL; pass the address of a pointer");
+    }
+    rondo_status s = check_size(bytes);
+    int fd;
+    void *at;
+    if (s != RONDO_OK ||
+        (s = rdi_memfile_create("a block", bytes, RDI_MEMFILE_PRIVATE, &fd, &at)) != RONDO_OK) {
+        return s;
+    }
+    size_t size = rdi_memfile_size(bytes);
+    s = populate(fd, at, size);
+    if (s != RONDO_OK) {
+        goto unmap;
+    }
+    lock();
+    struct rdi_interval *e = rdi_intervals_add(&blocks, (uintptr_t)at, size);
+    if (e != NULL) {
+        e->fd = fd;
+        e->id = ++last_id;
+    }
+    unlock();
+    if (e == NULL) {
+        s = rdi_fail_resource(ENOMEM, "remember a block of %zu bytes", size);
+        goto unmap;
+    }
+    *ptr = at;
+    return RONDO_OK;
+
+unmap:
+    munmap(at, size);
+    close(fd);
+    return s;
+}
+
+rondo_status rondo_mem_free(void *ptr) {
+    if (ptr == NULL) {
+        return RONDO_OK;
+    }
+    rondo_status s = RONDO_OK;
+    struct rdi_interval block = {.fd = -1};
+    lock();
+    struct rdi_interval *e = rdi_intervals_starting(&blocks, (uintptr_t)ptr);
+    if (e == NULL) {
+        s = rdi_fail(
+            RONDO_ERR_USAGE,
+            "rondo_mem_free(%p): this is not the start of a block from rondo_mem_alloc(), or "
+            "it was freed before",
+            ptr);
+    } else if (rdi_intervals_touch(&holds, e->start, e->bytes)) {
+        s = rdi_fail(RONDO_ERR_USAGE,
+                     "rondo_mem_free(%p): a request still uses this block; wait for it first", ptr);
+    } else {
+        block = *e;
+        rdi_intervals_drop(&blocks, e);
+        atomic_fetch_add_explicit(&frees, 1, memory_order_release);
+    }
+    unlock();
+    if (s == RONDO_OK) {
+        munmap(ptr, block.bytes);
+        close(block.fd);
+    }
+    return s;
+}
+
+bool rdi_mem_find(const void *ptr, size_t len, int *fd, uint64_t *id, uint64_t *offset,
+                  uint64_t *bytes) {
+    lock();
+    const struct rdi_interval *e = rdi_intervals_around(&blocks, (uintptr_t)ptr, len);
+    bool found = e != NULL;
+    if (found) {
+        *fd = e->fd;
+        *id = e->id;
+        *offset = (uintptr_t)ptr - e->start;
+        *bytes = e->bytes;
+    }
+    unlock();
+    return found;
+}
+
+uint64_t rdi_mem_frees(void) { return atomic_load_explicit(&frees, memory_order_acquire); }
+
+bool rdi_mem_alive(uint64_t id) {
+    bool alive = false;
+    lock();
+    for (size_t i = 0; i < blocks.n && !alive; i++) {
+        alive = blocks.at[i].id == id;
+    }
+    unlock();
+    return alive;
+}
+
+// ---- Registrations -------------------------------------------------------------------------------
+
+rondo_status rondo_mem_register(void *ptr, size_t bytes) {
+    uintptr_t end;
+    if (ptr == NULL || __builtin_add_overflow((uintptr_t)ptr, bytes, &end)) {
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "rondo_mem_register(%p, %zu): not a range of this process' memory; pass a "
+                        "pointer and the number of bytes behind it",
+                        ptr, bytes);
+    }
+    lock();
+    bool added = rdi_intervals_add(&registrations, (uintptr_t)ptr, bytes) != NULL;
+    unlock();
+    return added ? RONDO_OK
+                 : rdi_fail_resource(ENOMEM, "remember a registration of %zu bytes", bytes);
+}
+
+// Of several ranges that start at one address the shortest goes first: what is left then still covers all
+// that was covered.
+rondo_status rondo_mem_unregister(void *ptr) {
+    rondo_status s = RONDO_OK;
+    lock();
+    struct rdi_interval *e = rdi_intervals_starting(&registrations, (uintptr_t)ptr);
+    if (e == NULL) {
+        s = rdi_fail(
+            RONDO_ERR_USAGE,
+            "rondo_mem_unregister(%p): no registration starts here; pass the pointer that was "
+            "given to rondo_mem_register(), once for each time",
+            ptr);
+    } else {
+        size_t i = (size_t)(e - registrations.at);
+        bool another = i + 1 < registrations.n && registrations.at[i + 1].start == e->start;
+        if (e->count == 1 && !another && rdi_intervals_touch(&holds, e->start, e->bytes)) {
+            s = rdi_fail(RONDO_ERR_USAGE,
+                         "rondo_mem_unregister(%p): a request still uses this memory; wait for it "
+                         "first",
+                         ptr);
+        } else {
+            rdi_intervals_drop(&registrations, e);
+        }
+    }
+    unlock();
+    return s;
+}
+
+// ---- Use -----------------------------------------------------------------------------------------
+
+// A hold is an interval of its own and not a count at a block or registration: it stays what it is when
+// registrations that overlap come and go meanwhile.
+bool rdi_mem_hold(const void *ptr, size_t len) {
+    if (len == 0) {
+        return false;
+    }
+    uintptr_t start = (uintptr_t)ptr;
+    lock();
+    bool known = rdi_intervals_around(&blocks, start, len) != NULL ||
+                 rdi_intervals_around(&registrations, start, len) != NULL;
+    bool held = known && rdi_intervals_add(&holds, start, len) != NULL;
+    unlock();
+    return held;
+}
+
+void rdi_mem_unhold(const void *ptr, size_t len) {
+    lock();
+    struct rdi_interval *e = rdi_intervals_exact(&holds, (uintptr_t)ptr, len);
+    if (e != NULL) {
+        rdi_intervals_drop(&holds, e);
+    }
+    unlock();
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+// A simulated network on a virtual clock, for tests: thousands of ranks in one process, every run the same
+// for the same seed.
+//
+//   test ---- rdi_engine_progress() ----> engine of rank r ---- rdi_sim_ops ----> node r ----+
+//     |                                                                                       | events,
+//     +------ rdi_sim_advance() --------> clock, messages under way, faults <-----------------+ by time
+//
+// The transport does whatever its contract (transport/internal.h) allows, at random: it delivers late, reads
+// the sender's data at any time until it counts as sent, puts credit off, says RONDO_AGAIN, lands in place or
+// not, loses a path with any part of what was under way. What an engine does against the contract is reported
+// to `broken`.
+#ifndef RDI_TRANSPORT_SIM_H
+#define RDI_TRANSPORT_SIM_H
+
+#include "transport/internal.h"
+
+struct rdi_sim;
+struct rdi_sim_node; // the simulated process of one rank: give it to the engine as `extra`
+
+struct rdi_sim_config {
+    uint64_t seed;
+    int nodes;
+    uint64_t latency_ns,
+        jitter_ns;        // of a link, one way; each link has a latency of its own near it
+    uint64_t bytes_per_s; // of a node's sending
+    uint64_t spike_ns;    // length of a delay spike, at most
+    uint64_t detect_ns;   // until a death or a lost path is noticed, at most
+    bool uneven;          // slots and max_msg differ from link to link
+    // Chances out of 1000.
+    unsigned spike; // a message, and all behind it, is late by a spike
+    unsigned again; // put() and ctrl() say RONDO_AGAIN
+    unsigned land;  // land() is asked
+    unsigned late;  // a message that is here is counted later
+    unsigned early; // data is read at put() instead of on arrival
+    unsigned lazy;  // credit and acknowledgement are put off as long as may be
+    // The engine broke a rule of the contract: must not return.
+    void (*broken)(void *arg, const char *rule, const char *detail);
+    void (*trace)(void *arg, const char *line); // may be NULL
+    void *arg;
+};
+
+// NULL when out of memory. All engines on it must be destroyed before it.
+struct rdi_sim *rdi_sim_create(const struct rdi_sim_config *c);
+void rdi_sim_destroy(struct rdi_sim *s);
+
+// Virtual time, the simulation's randomness, and its trace as log.
+void rdi_sim_env(struct rdi_sim *s, struct rdi_env *env);
+uint64_t rdi_sim_now(const struct rdi_sim *s);
+struct rdi_sim_node *rdi_sim_node(struct rdi_sim *s, int rank);
+
+// Time of the next event, UINT64_MAX if there is none.
+uint64_t rdi_sim_next(const struct rdi_sim *s);
+// Moves the clock to `to` and does all events up to then.
+void rdi_sim_advance(struct rdi_sim *s, uint64_t to);
+
+// Whether the node may run and something has happened that its progress() would find, or it was poked. The
+// answer is given once: it is the caller's part to run the engine until it finds nothing.
+bool rdi_sim_take_turn(struct rdi_sim_node *n);
+void rdi_sim_poke(struct rdi_sim_node *n);
+
+// ---- Faults --------------------------------------------------------------------------------------
+
+// The process ends: its engine must not run any more (it may be destroyed).
+void rdi_sim_kill(struct rdi_sim_node *n);
+bool rdi_sim_is_dead(const struct rdi_sim_node *n);
+// The process stops until `until`. Its memory can still be read by the network.
+void rdi_sim_pause(struct rdi_sim_node *n, uint64_t until);
+// Loses the paths of all links that are up from one rank to another; a new path works after `down_ns`.
+// Returns how many links that were.
+int rdi_sim_lose(struct rdi_sim *s, int from, int to, uint64_t down_ns);
+
+// ---- Figures -------------------------------------------------------------------------------------
+
+struct rdi_sim_stats {
+    uint64_t events, messages, losses, landed;
+    unsigned links; // ends of links that are not closed
+};
+void rdi_sim_get_stats(const struct rdi_sim *s, struct rdi_sim_stats *out);
+
+#endif
