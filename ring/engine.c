@@ -38,13 +38,15 @@ static rondo_status on_accept(void *self, struct rdi_link *link) {
         rdi_comm_adopt(c, link);
         return RONDO_OK;
     }
+    bool over = false;
     for (unsigned i = 0; i < RDI_TOMBS && i < e->ntombs; i++) {
         const struct rdi_tomb *t = &e->tombs[i];
-        if (t->id == link->id.comm) {
-            return t->status != RONDO_OK
-                       ? rdi_fail(t->status, "%s", t->why)
-                       : rdi_fail(RONDO_ERR_PEER, "rank %d has destroyed this communicator", e->job.rank);
+        if (t->id == link->id.comm && t->status != RONDO_OK) {
+            return rdi_fail(t->status, "%s", t->why);
         }
+        // Destroyed in good order: a good-bye is no failure to a peer that only wanted to leave a signature,
+        // and an error to one that waits for data.
+        over |= t->id == link->id.comm;
     }
     if (e->norphans == MAX_ORPHANS) {
         return rdi_fail(RONDO_ERR_USAGE, "rank %d: too many links for communicators it has not created",
@@ -59,7 +61,7 @@ static rondo_status on_accept(void *self, struct rdi_link *link) {
         e->orphans = more;
         e->cap_orphans = cap;
     }
-    e->orphans[e->norphans++] = (struct rdi_orphan){.link = link};
+    e->orphans[e->norphans++] = (struct rdi_orphan){.link = link, .over = over};
     return RONDO_OK;
 }
 
@@ -279,11 +281,24 @@ static int drain_inbox(struct rdi_engine *e) {
     return n;
 }
 
+static void close_over(struct rdi_engine *e) {
+    for (unsigned i = 0; i < e->norphans;) {
+        struct rdi_orphan *o = &e->orphans[i];
+        if (o->over) {
+            o->link->ops->close_link(o->link, true);
+            *o = e->orphans[--e->norphans];
+        } else {
+            i++;
+        }
+    }
+}
+
 int rdi_engine_progress(struct rdi_engine *e, bool busy) {
     int moved = drain_inbox(e);
     for (unsigned i = 0; i < e->nnets; i++) {
         moved += e->nets[i]->ops->progress(e->nets[i], busy);
     }
+    close_over(e);
     uint64_t now = rdi_now(&e->env);
     for (struct rondo_comm *c = e->comms; c; c = c->next) {
         moved += rdi_comm_progress(c, now, false);

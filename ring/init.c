@@ -218,6 +218,13 @@ rondo_status rondo_comm_split(rondo_comm *comm, int color, int key, rondo_comm *
     }
     free(all);
     free(list);
+    if (c && s == RONDO_OK) {
+        // So that every member has created it, and its paths are known to work, before anybody uses or leaves it.
+        s = first_barrier(c);
+        if (s != RONDO_OK) {
+            (void)rondo_comm_destroy(c);
+        }
+    }
     if (s == RONDO_OK) {
         *out = c;
     }
@@ -257,7 +264,8 @@ static bool is_quiet(const void *arg) {
         return c->drained;
     }
     for (const struct rdi_edge *e = c->edges; e; e = e->next) {
-        if (e->out && e->link && e->link->state == RDI_LINK_UP && e->acked < e->posted) {
+        bool ended = !e->link || e->link->state == RDI_LINK_CLOSED || e->link->state == RDI_LINK_FAILED;
+        if (e->out && !ended && e->acked < e->posted) {
             return false;
         }
     }

@@ -266,8 +266,9 @@ struct rdi_peer {
     uint8_t blob[RDI_MAX_NETS][RDI_BLOB_MAX];
 };
 
-struct rdi_orphan {                     // a link whose communicator does not exist here yet
+struct rdi_orphan {                     // a link whose communicator does not exist here yet, or no more
     struct rdi_link *link;
+    bool over;                          // no more: it is closed with a good-bye at the next progress
     bool has_sig;
     struct rdi_sig sig;
 };

@@ -74,6 +74,13 @@ static rondo_status check_args(const struct rondo_comm *c, enum rdi_kind kind, c
     return RONDO_OK;
 }
 
+// The bytes of the caller's buffers, by kind.
+static void buffer_sizes(const struct rondo_request *r, uint64_t *send, uint64_t *recv) {
+    uint64_t n = (uint64_t)r->comm->size;
+    *send = r->bytes * (r->kind == RDI_REDUCE_SCATTER || r->kind == RDI_ALL_TO_ALL ? n : 1);
+    *recv = r->bytes * (r->kind == RDI_ALL_GATHER || r->kind == RDI_ALL_TO_ALL ? n : 1);
+}
+
 rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const void *send, void *recv,
                              size_t count, rondo_type type, rondo_op op, int root,
                              struct rondo_request **out) {
@@ -103,6 +110,11 @@ rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const voi
     r->flows = r->inline_flows;
     r->status = RONDO_OK;
     atomic_init(&r->complete, 0);
+    // From here on, not only once the engine has taken it: the memory may not go away.
+    uint64_t ns, nr;
+    buffer_sizes(r, &ns, &nr);
+    r->held_send = r->send && ns && rdi_mem_hold(r->send, ns);
+    r->held_recv = r->recv && nr && rdi_mem_hold(r->recv, nr);
     *out = r;
     return RONDO_OK;
 }
@@ -112,13 +124,6 @@ void rdi_request_free(struct rondo_request *r) {
 }
 
 // ---- In the engine -------------------------------------------------------------------------------
-
-// The bytes of the caller's buffers, by kind.
-static void buffer_sizes(const struct rondo_request *r, uint64_t *send, uint64_t *recv) {
-    uint64_t n = (uint64_t)r->comm->size;
-    *send = r->bytes * (r->kind == RDI_REDUCE_SCATTER || r->kind == RDI_ALL_TO_ALL ? n : 1);
-    *recv = r->bytes * (r->kind == RDI_ALL_GATHER || r->kind == RDI_ALL_TO_ALL ? n : 1);
-}
 
 static rondo_status number_p2p(struct rondo_request *r) {
     struct rondo_comm *c = r->comm;
@@ -192,10 +197,6 @@ static rondo_status start_op(struct rondo_request *r) {
     if (atomic_load(&c->status) != RONDO_OK) {
         return RONDO_OK;        // the drain completes it
     }
-    uint64_t ns, nr;
-    buffer_sizes(r, &ns, &nr);
-    r->held_send = r->send && ns && rdi_mem_hold(r->send, ns);
-    r->held_recv = r->recv && nr && rdi_mem_hold(r->recv, nr);
     rondo_status s = r->algo->setup(r);
     if (s == RONDO_OK && !p2p && c->size > 1) {
         r->sig_pending = !tells_right(r);

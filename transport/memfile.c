@@ -133,11 +133,12 @@ static rondo_status fail_create(int err, bool sealed, const char *what, size_t s
         if (statvfs("/dev/shm", &v) == 0) {
             room = (unsigned long long)v.f_bavail * v.f_frsize;
         }
-        return rdi_fail(RONDO_ERR_NOMEM,
-                        "cannot make %s of %zu bytes: /dev/shm has only %llu bytes left, and "
-                        "memfd_create() is refused here; enlarge /dev/shm (docker run --shm-size), "
-                        "allow memfd_create, or set RONDO_TRANSPORT=tcp",
-                        what, size, room);
+        return rdi_fail(
+            RONDO_ERR_NOMEM,
+            "cannot make %s of %zu bytes: /dev/shm has only %llu bytes left and "
+            "memfd_create() is refused; enlarge /dev/shm (docker run --shm-size) or set "
+            "RONDO_TRANSPORT=tcp",
+            what, size, room);
     }
     return rdi_fail_errno(
         RONDO_ERR_SYSTEM, err,
@@ -204,14 +205,13 @@ static bool can_seal(void) {
 static rondo_status check(const char *what, int fd, size_t size) {
     struct stat st;
     if (fstat(fd, &st) != 0) {
-        return rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot look at %s that came from a peer",
-                              what);
+        return rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot look at %s from a peer", what);
     }
     if (!S_ISREG(st.st_mode) || st.st_size < 0 || (size_t)st.st_size != size) {
         return rdi_fail(
             RONDO_ERR_PEER,
-            "%s that came from a peer has %lld bytes instead of %zu: all ranks must run "
-            "the same release of Rondo",
+            "%s from a peer has %lld bytes instead of %zu; run the same release of Rondo "
+            "on all ranks",
             what, (long long)st.st_size, size);
     }
     int seals = fcntl(fd, F_GET_SEALS);
@@ -222,9 +222,8 @@ static rondo_status check(const char *what, int fd, size_t size) {
     if (fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC || can_seal()) {
         return rdi_fail(
             RONDO_ERR_PEER,
-            "%s that came from a peer is not sealed against shrinking, so reading it could "
-            "end this process: refused; all ranks must run the same release of Rondo under "
-            "the same container settings",
+            "%s from a peer is not sealed against shrinking and could end this process: "
+            "refused; run the same release of Rondo in the same container settings on all ranks",
             what);
     }
     return RONDO_OK;
@@ -234,7 +233,7 @@ rondo_status rdi_memfile_map(const char *what, int fd, size_t bytes, enum rdi_me
                              void **map) {
     size_t size = rdi_memfile_size(bytes);
     if (size == 0) {
-        return rdi_fail(RONDO_ERR_PEER, "%s that came from a peer claims %zu bytes", what, bytes);
+        return rdi_fail(RONDO_ERR_PEER, "%s from a peer claims %zu bytes", what, bytes);
     }
     rondo_status s = check(what, fd, size);
     if (s != RONDO_OK) {
@@ -243,7 +242,7 @@ rondo_status rdi_memfile_map(const char *what, int fd, size_t bytes, enum rdi_me
     int access = use == RDI_MEMFILE_COMMON ? PROT_READ | PROT_WRITE : PROT_READ;
     void *at = mmap(NULL, size, access, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) {
-        return rdi_fail_resource(errno, "map %s of %zu bytes that came from a peer", what, size);
+        return rdi_fail_resource(errno, "map %s of %zu bytes from a peer", what, size);
     }
     *map = at;
     return RONDO_OK;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 struct job {
     struct perf_options options;
@@ -82,10 +83,15 @@ static int check_ranks(const struct perf_run *r) {
     } else if (r->coll->run == perf_colls[perf_ncolls - 1].run && r->ranks < 2) {
         snprintf(why, sizeof why, "--nranks 1: %s needs at least 2 ranks", r->coll->name);
     }
-    if (why[0] != '\0' && r->rank == 0) {
+    if (why[0] == '\0') {
+        return PERF_OK;
+    }
+    if (r->rank == 0) {
         (void)perf_fail("%s", why);
     }
-    return why[0] != '\0' ? PERF_USAGE : PERF_OK;
+    // The first rank to end makes the launcher end the others: not before rank 0 has said why.
+    (void)rondo_barrier(r->comm);
+    return PERF_USAGE;
 }
 
 static int open_reports(const struct perf_run *r, struct perf_report *report) {
@@ -157,9 +163,12 @@ static int run_job(struct perf_run *r) {
             r->told = true;
         }
     }
-    // Nobody ends, and makes a launcher end the others, before rank 0 has written its reports.
+    // The first rank that ends in failure makes the launcher end the others: not before rank 0 has written
+    // its reports. Without a working communicator, some time has to do.
     if (s == RONDO_OK) {
         (void)rondo_barrier(r->comm);
+    } else if (r->rank != 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
     }
     perf_free(r);
     return code;

@@ -55,12 +55,13 @@ static const struct row table[] = {
 #define ROWS (sizeof table / sizeof *table)
 
 int perf_fail(const char *fmt, ...) {
+    // In one write, so that the words of several ranks do not mix.
+    char text[1280];
     va_list ap;
     va_start(ap, fmt);
-    fputs("rondo-perf: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    fprintf(stderr, "rondo-perf: %s\n", text);
     return PERF_USAGE;
 }
 

@@ -16,7 +16,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ROUNDS_MAX = 64, CHUNKS_MAX = 16, PINGS = 2000 };
+enum {
+    ROUNDS_MAX = 999,
+    CHUNKS_MAX = 16,
+    PINGS = 200,
+    IDLE = 20000
+}; // short rounds: some are not disturbed
 
 struct options {
     int rounds, slots;
@@ -143,7 +148,7 @@ static void send_one(struct rank *r, const void *data, size_t len) {
 // Reads all of the message, as whoever wants it would.
 static uint64_t receive_one(struct rank *r) {
     for (unsigned idle = 0; r->in->arrived == r->in->released; idle++) {
-        if (rdi_shm_ops.progress(r->net, true) == 0 && idle > 20000) {
+        if (rdi_shm_ops.progress(r->net, true) == 0 && idle > IDLE) {
             sched_yield();
         }
     }
@@ -204,12 +209,15 @@ static void add_to(float *restrict to, const float *restrict from, size_t n) {
     }
 }
 
-// Both ends send `set` bytes in chunks and add what arrives; bytes per ns and direction.
-static double exchange(struct rank *r, const uint8_t *from, float *to, size_t set, size_t chunk,
+// Both ends send `set` bytes in chunks and add what arrives; bytes per ns and direction. The source is written
+// anew before, as a buffer is between two steps of training: it is not in the receiver's cache.
+static double exchange(struct rank *r, uint8_t *from, float *to, size_t set, size_t chunk,
                        int ways) {
+    memset(from, 0, set);
     meet(r);
     bool sends = ways == 2 || r->job.rank == 0, receives = ways == 2 || r->job.rank == 1;
     size_t sent = sends ? 0 : set, got = receives ? 0 : set;
+    unsigned idle = 0;
     uint64_t start = now(r);
     while (sent < set || got < set || r->out->sent < r->out->posted) {
         int moved = 0;
@@ -228,8 +236,11 @@ static double exchange(struct rank *r, const uint8_t *from, float *to, size_t se
             add_to(to + got / sizeof(float), m.data, m.len / sizeof(float));
             got += m.len;
             rdi_shm_ops.release(r->in, r->in->released + 1);
-        } else if (moved == 0) {
-            sched_yield();
+            moved = 1;
+        }
+        idle = moved > 0 ? 0 : idle + 1;
+        if (idle > IDLE) {
+            sched_yield(); // somebody else has the other core
         }
     }
     return (double)set / (double)(now(r) - start);

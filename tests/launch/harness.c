@@ -248,12 +248,13 @@ void assert_nothing_left(const struct launched *l) {
 // ---- Text and files -----------------------------------------------------------------------------
 
 int count_text(const char *in, const char *text) {
-    // Not strstr(): a sanitizer measures all of the text on each call.
-    size_t left = strlen(in), n = strlen(text);
+    // Not strstr() or memmem(): with them a sanitizer looks at all of the text on each call.
+    size_t n = strlen(text);
     int count = 0;
-    for (const char *at; (at = memmem(in, left, text, n)) != NULL; count++) {
-        left -= (size_t)(at + n - in);
-        in = at + n;
+    while (*in != '\0') {
+        bool found = *in == *text && strncmp(in, text, n) == 0;
+        count += found;
+        in += found ? n : 1;
     }
     return count;
 }

@@ -79,6 +79,7 @@ static const char *input_of(struct scenario *sc, int index, int r) {
 
 // ---- Expected results ----------------------------------------------------------------------------
 
+// Small integers are promoted in arithmetic and cut back to their type: wrapping is meant.
 #pragma GCC diagnostic ignored "-Wconversion"
 #define FOLD(T, U)                                                                           \
     static void fold_##T(T *out, const void *const *src, int n, size_t count, rondo_op op) { \

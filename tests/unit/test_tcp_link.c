@@ -144,6 +144,19 @@ static void test_ipv6(void **state) {
     exchange(LO ",family=ipv6", LO ",family=ipv6", 1);
 }
 
+// Link-local addresses need a zone, and the zone that counts is ours.
+static void test_link_local(void **state) {
+    (void)state;
+    struct side s;
+    side_prepare(&s, 0, "interface=fe80::/10");
+    if (rdi_tcp_ops.open(&s.params, &s.net) != RONDO_OK) {
+        print_message("skipped: %s\n", rondo_last_error());
+        skip();
+    }
+    s.net->ops->close(s.net);
+    exchange("interface=fe80::/10", "interface=fe80::/10", 1);
+}
+
 static void test_smaller_of_both(void **state) {
     (void)state;
     struct pair p;
@@ -403,6 +416,90 @@ static void test_bye_before_reset(void **state) {
     pair_close(&p);
 }
 
+// Small messages that the kernel has no room for are finished after close_link(), from a copy.
+static void test_bye_behind_little_output(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",slots=64,chunk=4K", LO ",slots=64,chunk=4K");
+    pair_connect(&p);
+    struct rdi_link *in = p.side[1].accepted;
+    struct rdi_tcp_path *out_path = ((struct rdi_tcp_link *)p.link)->paths[0];
+    int least = 1, little = 64 << 10;
+    setsockopt(out_path->fd, SOL_SOCKET, SO_SNDBUF, &least, sizeof least);
+    setsockopt(((struct rdi_tcp_link *)in)->paths[0]->fd, SOL_SOCKET, SO_RCVBUF, &little,
+               sizeof little);
+    static uint8_t bytes[64][2000];
+    uint64_t seq = 0;
+    while (seq < 60 && out_path->tx.next == seq) { // until the kernel is full
+        pair_fill(bytes[seq], seq, 2000);
+        struct rdi_put put = {.data = bytes[seq], .len = 2000, .tag = seq};
+        assert_int_equal(p.link->ops->put(p.link, &put), RONDO_OK);
+        seq++;
+    }
+    for (int more = 0; more < 3; more++, seq++) {
+        pair_fill(bytes[seq], seq, 2000);
+        struct rdi_put put = {.data = bytes[seq], .len = 2000, .tag = seq};
+        assert_int_equal(p.link->ops->put(p.link, &put), RONDO_OK);
+    }
+    assert_true(out_path->tx.next < seq);
+    p.link->ops->close_link(p.link, true);
+    p.link = NULL;
+    memset(bytes, 0, sizeof bytes); // no longer the transport's business
+    pair_drive_until(&p, in->state != RDI_LINK_UP);
+    assert_int_equal(in->state, RDI_LINK_CLOSED);
+    assert_int_equal(in->arrived, seq);
+    for (uint64_t i = 0; i < seq; i++) {
+        struct rdi_msg m;
+        in->ops->peek(in, i, &m);
+        assert_true(m.tag == i && m.len == 2000 && pair_matches(m.data, i, 2000));
+    }
+    pair_close(&p);
+}
+
+// What the receiver says right after its welcome is read together with it, and not lost.
+static void test_ctrl_behind_welcome(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    p.link = pair_begin_link(&p, 42);
+    struct rdi_net *a = p.side[0].net, *b = p.side[1].net;
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    for (int i = 0; p.side[1].accepted == NULL || p.side[1].accepted->state != RDI_LINK_UP; i++) {
+        assert_true(pair_now() < end);
+        b->ops->progress(b, false);
+        if (p.side[1].accepted == NULL) {
+            a->ops->progress(a, false);
+        }
+    }
+    assert_int_equal(p.link->state, RDI_LINK_CONNECTING);
+    struct rdi_link *in = p.side[1].accepted;
+    assert_int_equal(in->ops->ctrl(in, 7, "early", 5), RONDO_OK);
+    pair_drive_until(&p, p.side[0].ctrls == 1);
+    assert_int_equal(p.side[0].ctrl[0].type, 7);
+    assert_int_equal(p.link->state, RDI_LINK_UP);
+    pair_close(&p);
+}
+
+// A rank that has polled for long in vain still hears.
+static void test_long_silence(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    pair_connect(&p);
+    struct rdi_net *b = p.side[1].net;
+    for (int i = 0; i < 10000; i++) {
+        b->ops->progress(b, true);
+    }
+    struct rdi_put put = {.data = "x", .len = 1};
+    assert_int_equal(p.link->ops->put(p.link, &put), RONDO_OK);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (p.side[1].accepted->arrived == 0 && pair_now() < end) {
+        b->ops->progress(b, true);
+    }
+    assert_int_equal(p.side[1].accepted->arrived, 1);
+    pair_close(&p);
+}
+
 // The engine may close a link from within an upcall.
 static void test_close_in_upcall(void **state) {
     (void)state;
@@ -509,6 +606,7 @@ int main(void) {
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_several_sockets),
         cmocka_unit_test(test_ipv6),
+        cmocka_unit_test(test_link_local),
         cmocka_unit_test(test_smaller_of_both),
         cmocka_unit_test(test_many_small),
         cmocka_unit_test(test_credit),
@@ -520,6 +618,9 @@ int main(void) {
         cmocka_unit_test(test_bye_from_sender),
         cmocka_unit_test(test_bye_from_receiver),
         cmocka_unit_test(test_bye_before_reset),
+        cmocka_unit_test(test_bye_behind_little_output),
+        cmocka_unit_test(test_ctrl_behind_welcome),
+        cmocka_unit_test(test_long_silence),
         cmocka_unit_test(test_close_in_upcall),
         cmocka_unit_test(test_two_links_each_way),
         cmocka_unit_test(test_wake),

@@ -173,19 +173,28 @@ static void test_other_key(void **state) {
     pair_close(&p);
 }
 
+// Takes the next connection in place of side 1, which makes no progress meanwhile.
+static int accept_in_place(struct pair *p) {
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    for (;;) {
+        p->side[0].net->ops->progress(p->side[0].net, false);
+        int fd =
+            accept4(tcp(p->side[1].net)->listeners[0].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        assert_true(fd >= 0 || errno == EAGAIN);
+        assert_true(pair_now() < end);
+        if (fd >= 0) {
+            return fd;
+        }
+    }
+}
+
 // An acceptor of another version: the bytes of a real one with other version numbers.
 static void test_other_version_accepts(void **state) {
     (void)state;
     struct pair p;
     pair_open(&p, LO, LO);
-    struct rdi_tcp_net *n = tcp(p.side[1].net);
     p.link = pair_begin_link(&p, 1);
-    int fd = -1;
-    while (fd < 0) { // takes the connection in place of side 1
-        p.side[0].net->ops->progress(p.side[0].net, false);
-        fd = accept4(n->listeners[0].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        assert_true(fd >= 0 || errno == EAGAIN);
-    }
+    int fd = accept_in_place(&p);
     struct rdi_hs hs;
     rdi_hs_accept(&hs, RDI_HS_TCP, &p.side[1].job, &p.side[1].params.env);
     uint8_t bytes[RDI_HS_BUFFER];
@@ -320,6 +329,137 @@ static void test_wrong_hellos(void **state) {
     pair_close(&p);
 }
 
+// Welcomes a sender by hand with this reply.
+static void welcome(struct pair *p, int fd, const void *reply, size_t len) {
+    struct rdi_hs hs;
+    rdi_hs_accept(&hs, RDI_HS_TCP, &p->side[1].job, &p->side[1].params.env);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (hs.state != RDI_HS_DONE) {
+        uint8_t bytes[RDI_HS_BUFFER];
+        size_t used;
+        p->side[0].net->ops->progress(p->side[0].net, false);
+        ssize_t k = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+        if (k > 0) {
+            rdi_hs_input(&hs, bytes, (size_t)k, &used);
+        }
+        rdi_hs_reply(&hs, reply, len);
+        k = send(fd, hs.out + hs.out_off, hs.out_len - hs.out_off, MSG_NOSIGNAL);
+        rdi_hs_sent(&hs, k > 0 ? (size_t)k : 0);
+        assert_int_not_equal(hs.state, RDI_HS_FAILED);
+        assert_true(pair_now() < end);
+    }
+}
+
+// An acceptor with the key whose numbers are wrong.
+static void test_wrong_replies(void **state) {
+    (void)state;
+    const struct rdi_tcp_reply wrong[] = {
+        {.slots = 9, .max_msg = 4096}, // more than was offered
+        {.slots = 8, .max_msg = 1 << 20},
+        {.slots = 0, .max_msg = 0},
+        {.slots = 8, .max_msg = 4096, .arrived = 1}, // nothing was sent yet
+    };
+    for (size_t i = 0; i <= sizeof wrong / sizeof wrong[0]; i++) {
+        struct pair p;
+        uint8_t bytes[RDI_HS_PAYLOAD] = "?";
+        size_t len = 1;
+        bool readable = i < sizeof wrong / sizeof wrong[0];
+        pair_open(&p, LO, LO);
+        p.link = pair_begin_link(&p, 1);
+        int fd = accept_in_place(&p);
+        if (readable) {
+            len = rdi_tcp_reply_write(&wrong[i], bytes);
+        }
+        welcome(&p, fd, bytes, len);
+        uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+        while (p.link->state == RDI_LINK_CONNECTING && pair_now() < end) {
+            p.side[0].net->ops->progress(p.side[0].net, false);
+        }
+        assert_int_equal(p.link->state, RDI_LINK_FAILED);
+        assert_int_equal(p.link->status, readable ? RONDO_ERR_INTERNAL : RONDO_ERR_VERSION);
+        assert_non_null(strstr(p.link->why, "rank 1 on host hostb"));
+        close(fd);
+        pair_close(&p);
+    }
+}
+
+// The peer's numbers after a reset must fit what was sent and acknowledged before.
+static void test_wrong_resume(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    pair_connect(&p);
+    one_message(&p);
+    assert_int_equal(p.link->ops->reset(p.link, 1), RONDO_OK);
+    int fd = accept_in_place(&p);
+    struct rdi_tcp_reply r = {.slots = p.link->slots, .max_msg = p.link->max_msg, .arrived = 2};
+    uint8_t bytes[RDI_HS_PAYLOAD];
+    welcome(&p, fd, bytes, rdi_tcp_reply_write(&r, bytes));
+    pair_drive_until(&p, p.link->state != RDI_LINK_CONNECTING);
+    assert_int_equal(p.link->state, RDI_LINK_FAILED);
+    assert_int_equal(p.link->status, RONDO_ERR_INTERNAL);
+    assert_non_null(strstr(p.link->why, "do not fit"));
+    close(fd);
+    pair_close(&p);
+}
+
+// Connections that break while hands are shaken are tried again.
+static void test_handshake_interrupted(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",tcp_sockets=2", LO);
+    p.link = pair_begin_link(&p, 1);
+    for (int i = 0; i < 3; i++) {
+        close(accept_in_place(&p));
+    }
+    pair_drive_until(&p, pair_link_up(&p));
+    one_message(&p);
+    assert_int_equal(p.side[1].accepts, 1);
+    pair_close(&p);
+}
+
+// One of two paths comes, the other never does.
+static void test_half_a_link(void **state) {
+    (void)state;
+    struct pair p;
+    memset(&p, 0, sizeof p);
+    fake_now = 1000 * RDI_MS;
+    side_prepare(&p.side[0], 0, LO);
+    side_prepare(&p.side[1], 1, LO);
+    p.side[1].params.env.now = read_fake_now;
+    side_open(&p.side[1]);
+    struct rdi_tcp_hello h = good_hello;
+    h.paths = 2;
+    for (int round = 0; round < 2; round++) {
+        struct rdi_hs hs;
+        uint8_t bytes[RDI_HS_PAYLOAD];
+        size_t used;
+        h.session++; // a new life of the sender replaces what was left of the last
+        rdi_hs_connect(&hs, RDI_HS_TCP, &p.side[0].job, &p.side[0].params.env, bytes,
+                       rdi_tcp_hello_write(&h, bytes));
+        int fd = client(&p);
+        pair_turn(&p);
+        assert_int_equal(send(fd, hs.out, hs.out_len, MSG_NOSIGNAL), hs.out_len);
+        rdi_hs_sent(&hs, hs.out_len);
+        ssize_t k = -1;
+        pair_drive_until(&p, (k = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT)) > 0);
+        rdi_hs_input(&hs, bytes, (size_t)k, &used);
+        assert_int_equal(send(fd, hs.out, hs.out_len, MSG_NOSIGNAL), hs.out_len);
+        struct rdi_tcp_net *n = tcp(p.side[1].net);
+        pair_drive_until(&p, n->links != NULL && n->half_open == 0);
+        assert_null(n->links->next);
+        if (round == 1) {
+            fake_now += 10001 * RDI_MS;
+            pair_drive_until(&p, n->links == NULL);
+            assert_true(is_closed(fd));
+        }
+        close(fd);
+    }
+    assert_int_equal(p.side[1].accepts, 0);
+    assert_int_equal(p.side[1].net->strangers, 0);
+    pair_close(&p);
+}
+
 // A link that the sender opens anew replaces one that it has forgotten.
 static void test_forgotten_link(void **state) {
     (void)state;
@@ -391,6 +531,65 @@ static void test_message_without_credit(void **state) {
     assert_non_null(strstr(p.side[1].accepted->why, "without credit"));
     close(fd);
     pair_close(&p);
+}
+
+// Streams of frames, some with a wrong byte, in pieces of any size: what is right arrives, what is wrong ends
+// the link, and nothing else happens.
+static void test_altered_streams(void **state) {
+    (void)state;
+    static uint8_t stream[4 * (RDI_TCP_HEAD_MAX + 4096) + 4 * (RDI_TCP_HEADER + 64)];
+    for (uint32_t seed = 0; seed < 120; seed++) {
+        struct pair p;
+        struct rdi_tcp_reply r;
+        uint32_t x = seed * 2654435761u + 1;
+        size_t len = 0;
+        uint8_t bytes[RDI_HS_PAYLOAD];
+        pair_open(&p, LO, LO);
+        int fd = shake_hands(&p, bytes, rdi_tcp_hello_write(&good_hello, bytes), &r);
+        for (uint64_t seq = 0; seq < 4; seq++) {
+            x = x * 1664525u + 1013904223u;
+            struct rdi_tcp_frame f = {.type = RDI_TCP_DATA, .seq = seq, .len = x >> 8 & 0xfff};
+            f.flags = x >> 30 ? RDI_TCP_HAS_SIG : RDI_TCP_WANTS_ACK;
+            rdi_tcp_frame_write(&f, stream + len);
+            len += RDI_TCP_HEADER + (x >> 30 ? (size_t)RDI_SIG_BYTES : 0);
+            pair_fill(stream + len, seq, f.len);
+            len += f.len;
+            f = (struct rdi_tcp_frame){.type = RDI_TCP_CTRL, .len = x >> 24 & 63, .aux = 1};
+            rdi_tcp_frame_write(&f, stream + len);
+            len += RDI_TCP_HEADER + f.len;
+        }
+        bool altered = seed % 3 != 0;
+        if (altered) {
+            stream[(x >> 4) % len] ^= (uint8_t)(1u << (x >> 29));
+        }
+        for (size_t at = 0; at < len;) {
+            x = x * 1664525u + 1013904223u;
+            size_t n = x >> 31 ? 1 + (x >> 8) % 60 : 1 + (x >> 8) % 5000;
+            n = n < len - at ? n : len - at;
+            ssize_t k = send(fd, stream + at, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+            at += k > 0 ? (size_t)k : 0;
+            pair_turn(&p);
+            if (p.side[1].accepted->state != RDI_LINK_UP) {
+                break;
+            }
+        }
+        shutdown(fd, SHUT_WR);
+        struct rdi_link *in = p.side[1].accepted;
+        pair_drive_until(&p, in->state != RDI_LINK_UP);
+        assert_true(in->arrived <= 4 && p.side[1].ctrls <= 4);
+        if (!altered) {
+            assert_int_equal(in->state, RDI_LINK_LOST); // it ended without good-bye
+            assert_int_equal(in->arrived, 4);
+            assert_int_equal(p.side[1].ctrls, 4);
+            for (uint64_t seq = 0; seq < 4; seq++) {
+                struct rdi_msg m;
+                in->ops->peek(in, seq, &m);
+                assert_true(pair_matches(m.data, seq, m.len));
+            }
+        }
+        close(fd);
+        pair_close(&p);
+    }
 }
 
 // An acknowledgement of what was never sent must not free anything.
@@ -604,9 +803,14 @@ int main(void) {
         cmocka_unit_test(test_other_version_accepts),
         cmocka_unit_test(test_other_version_connects),
         cmocka_unit_test(test_wrong_hellos),
+        cmocka_unit_test(test_wrong_replies),
+        cmocka_unit_test(test_wrong_resume),
+        cmocka_unit_test(test_handshake_interrupted),
+        cmocka_unit_test(test_half_a_link),
         cmocka_unit_test(test_forgotten_link),
         cmocka_unit_test(test_protocol_violations),
         cmocka_unit_test(test_message_without_credit),
+        cmocka_unit_test(test_altered_streams),
         cmocka_unit_test(test_wrong_ack),
         cmocka_unit_test(test_no_descriptor_to_open),
         cmocka_unit_test(test_no_descriptor_to_connect),

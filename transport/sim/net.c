@@ -153,7 +153,8 @@ static void rejoin(struct sim_net *n, struct sim_end *e) {
     e->told_arrived = e->base.arrived;
     e->told_released = e->base.released;
     e->ack_due = false;
-    sim_wire_send(w, SIM_REPLY, true, sim_travel(w), e->base.arrived, e->base.released, NULL);
+    w->last_back = sim_travel(w);
+    sim_wire_send(w, SIM_REPLY, true, w->last_back, e->base.arrived, e->base.released, NULL);
 }
 
 // ---- News ----------------------------------------------------------------------------------------
@@ -274,7 +275,8 @@ static void answer(struct sim_net *n, struct sim_wire *w) {
         sim_wire_end(w, false, sim_travel(w), false, 0, RONDO_ERR_PEER, why);
         return;
     }
-    sim_wire_send(w, SIM_REPLY, true, sim_travel(w), 0, 0, NULL);
+    w->last_back = sim_travel(w);
+    sim_wire_send(w, SIM_REPLY, true, w->last_back, 0, 0, NULL);
 }
 
 static int sim_progress(struct rdi_net *net, bool busy) {

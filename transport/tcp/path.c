@@ -8,7 +8,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define LINGER (1000 * RDI_MS)
+#define LINGER (10000 * RDI_MS)
 
 // ---- Life ----------------------------------------------------------------------------------------
 

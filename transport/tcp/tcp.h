@@ -218,7 +218,7 @@ enum rdi_tcp_shaken { RDI_TCP_WAIT, RDI_TCP_PROVEN, RDI_TCP_DONE, RDI_TCP_REFUSE
 enum rdi_tcp_shaken rdi_tcp_shake(struct rdi_tcp_path *p, int *err);
 
 // Gives a path that said all it had to the kernel and forgets it: remaining bytes of tx.ctl, then an orderly
-// end, all within a second.
+// end, all within seconds.
 void rdi_tcp_path_linger(struct rdi_tcp_path *p);
 int rdi_tcp_linger_event(struct rdi_tcp_path *p);
 
