@@ -82,12 +82,15 @@ static bool worked(struct run *r, bool ok) {
 
 static volatile sig_atomic_t interrupted, terminated;
 
+// The step is finished first. The second signal of a kind ends the process as it would have without this
+// handler: for a job that hangs.
 static void on_signal(int number) {
-    if (number == SIGINT) {
-        interrupted = 1;
-    } else {
-        terminated = 1;
+    volatile sig_atomic_t *seen = number == SIGINT ? &interrupted : &terminated;
+    if (*seen) {
+        signal(number, SIG_DFL);
+        raise(number);
     }
+    *seen = 1;
 }
 
 static void catch_signals(void (*handler)(int)) {
@@ -434,21 +437,28 @@ static bool finish(struct run *r) {
     return worked(r, s.equal || gpt_fail(&r->error, "the ranks' parameters differ after training"));
 }
 
+// A signal ended the training: what was reached is saved. The ranks wait for that, because a launcher
+// takes the first rank that ends for a failure and ends the others.
+static int stop(struct run *r) {
+    gpt_progress_end(&r->progress);
+    if (save(r) && r->share.rank == 0) {
+        printf("stopped by %s after %" PRIu64 " steps%s%s\n",
+               r->signal == SIGINT ? "SIGINT" : "SIGTERM", r->adamw.steps,
+               r->o.checkpoint ? "; saved to " : "", r->o.checkpoint ? r->o.checkpoint : "");
+        fflush(stdout);
+    }
+    return !r->failed && succeeded(r, rondo_barrier(r->comm), "stopping") ? 128 + r->signal : 1;
+}
+
 static int run(struct run *r) {
     if (!succeeded(r, rondo_init(NULL, &r->comm), "joining the job") || !set_up(r)) {
         return r->wrong ? 2 : 1;
     }
     catch_signals(on_signal);
-    bool ok = train(r);
-    catch_signals(SIG_DFL);
+    const bool ok = train(r);
+    catch_signals(r->signal ? SIG_IGN : SIG_DFL);
     if (ok && r->signal) {
-        gpt_progress_end(&r->progress);
-        if (r->share.rank == 0 && (ok = save(r))) {
-            printf("stopped by %s after step %" PRIu64 "%s%s\n",
-                   r->signal == SIGINT ? "SIGINT" : "SIGTERM", r->adamw.steps,
-                   r->o.checkpoint ? "; saved to " : "", r->o.checkpoint ? r->o.checkpoint : "");
-        }
-        return ok ? 128 + r->signal : 1;
+        return stop(r);
     }
     return ok && finish(r) ? 0 : 1;
 }

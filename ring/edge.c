@@ -233,7 +233,7 @@ static rondo_status send_one(struct rdi_edge *e) {
     w->flow = f;
     w->tag = make_tag(f, f->posted);
     w->len = (uint32_t)n;
-    w->flags = last && !copy ? RDI_PUT_ACK : 0;
+    w->flags = (last && !copy ? RDI_PUT_ACK : 0) | (f->copy ? RDI_PUT_COPY : 0);
     w->data = src;
     w->has_sig = !f->sig_done;
     if (w->has_sig) {

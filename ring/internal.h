@@ -95,6 +95,7 @@ struct rdi_flow {
     struct rdi_flow *next;      // on the edge
     int index;                  // the algorithm's number for it
     bool out, sig_done;         // sig_done: signature sent (out) or compared (in)
+    bool copy;                  // out: the algorithm waits for `done` before it consumes: RDI_PUT_COPY
     uint64_t total;             // bytes of the stream, > 0
     uint64_t ready, posted;     // out only
     uint64_t done;

@@ -193,6 +193,7 @@ struct rdi_link {
 
 enum {
     RDI_PUT_ACK = 1,                    // the sender waits for `sent` of this message: acknowledge promptly
+    RDI_PUT_COPY = 2,                   // `sent` must not wait for release(): no reading of the source in place
 };
 
 // One message to send.
@@ -281,7 +282,10 @@ struct rdi_net_ops {
     rondo_status (*connect)(struct rdi_net *net, const struct rdi_link_id *id, const void *blob, size_t len,
                             struct rdi_link **out);
 
-    // Sends message number link->posted. RONDO_OK: taken, posted grew by one. RONDO_AGAIN: no credit, or the
+    // Sends message number link->posted. `sent` passes it once the receiver has it (arrived) or, where the
+    // receiver reads the source in place and RDI_PUT_COPY is not set, once it is released; the news may be put
+    // off without RDI_PUT_ACK, at the latest to the next credit or the receiver's next arm().
+    // RONDO_OK: taken, posted grew by one. RONDO_AGAIN: no credit, or the
     // wire is full, or not UP: nothing happened, try after progress(). Errors: the link is FAILED or LOST.
     rondo_status (*put)(struct rdi_link *link, const struct rdi_put *put);
 

@@ -38,6 +38,14 @@ static rondo_status add_exchange(struct rondo_request *r, int peer) {
 
 static void raise_ready(struct rondo_request *r);
 
+// The accumulator is written once it has left: it must not be read in place by a partner who waits the same way.
+static void send_copies(struct rondo_request *r) {
+    for (unsigned i = 0; i < r->nflows; i++) {
+        r->flows[i].copy = r->flows[i].out;
+    }
+    raise_ready(r);
+}
+
 static rondo_status doubling_setup(struct rondo_request *r) {
     int n = r->comm->size, me = r->comm->rank;
     if (r->bytes && r->recv != r->send) {
@@ -54,7 +62,7 @@ static rondo_status doubling_setup(struct rondo_request *r) {
         if (s == RONDO_OK) {
             s = rdi_flow_add(r, false, me + 1, RESULT, r->bytes, 0);
         }
-        raise_ready(r);
+        send_copies(r);
         return s;
     }
     if (s == RONDO_OK && me < 2 * rest) {
@@ -69,7 +77,7 @@ static rondo_status doubling_setup(struct rondo_request *r) {
     if (s == RONDO_OK && me < 2 * rest) {
         s = rdi_flow_add(r, true, me - 1, RESULT, r->bytes, 0);
     }
-    raise_ready(r);
+    send_copies(r);
     return s;
 }
 

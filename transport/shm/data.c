@@ -58,7 +58,7 @@ static uint32_t fill(struct shm_link *l, struct shm_slot *slot, uint64_t index,
         return SHM_IN_HEADER;
     }
     struct shm_reference ref;
-    if (put->len >= SHM_REFERENCE_MIN && l->net->zero_copy &&
+    if (put->len >= SHM_REFERENCE_MIN && !(put->flags & RDI_PUT_COPY) && l->net->zero_copy &&
         shm_block_lend(l, put->data, put->len, &ref)) {
         memcpy(body, &ref, sizeof ref);
         l->used[index].handle = (uint32_t)ref.handle;

@@ -129,6 +129,7 @@ rondo_status sim_op_connect(struct rdi_net *net, const struct rdi_link_id *id, c
     w->from = n->node;
     w->to = &s->nodes[rank];
     w->id = *id;
+    w->by_reference = sim_chance(s, 300);
     w->latency_ns = s->config.latency_ns / 2 + sim_below(s, s->config.latency_ns);
     agree(s, w, net->params.options);
     w->connect_until = s->now +
@@ -291,9 +292,19 @@ void sim_op_release(struct rdi_link *link, uint64_t upto) {
     for (; link->released < upto; link->released++) {
         uint64_t i = link->released % link->slots;
         memset(e->memory + i * link->max_msg, 0xdd, link->max_msg);
+        e->ack_due |= e->slot[i].in_place;
         memset(&e->slot[i], 0xdd, sizeof e->slot[i]);
     }
     sim_end_tell(e, false);
+}
+
+// What the sender may change: everything before the first message that is still read at its place.
+static uint64_t first_in_place(const struct sim_end *e) {
+    uint64_t q = e->base.released;
+    while (q < e->base.arrived && !e->slot[q % e->base.slots].in_place) {
+        q++;
+    }
+    return q;
 }
 
 void sim_end_tell(struct sim_end *e, bool force) {
@@ -316,7 +327,7 @@ void sim_end_tell(struct sim_end *e, bool force) {
     }
     // One may come much later than the other, and they may overtake each other.
     uint64_t sent = sim_travel(w), credit = sim_travel(w);
-    sim_wire_send(w, SIM_SENT, true, sent, l->arrived, 0, NULL);
+    sim_wire_send(w, SIM_SENT, true, sent, first_in_place(e), 0, NULL);
     sim_wire_send(w, SIM_CREDIT, true, credit, l->released, 0, NULL);
     w->last_back = max64(w->last_back, max64(sent, credit));
 }

@@ -98,6 +98,7 @@ static void place(struct sim_end *e, struct sim_message *m) {
     uint8_t *to = m->landing ? m->landing : e->memory + i * e->base.max_msg;
     memcpy(to, m->bytes, m->len);
     e->slot[i] = (struct sim_slot){.data = to, .tag = m->tag, .len = m->len, .has_sig = m->has_sig};
+    e->slot[i].in_place = e->wire->by_reference && !(m->flags & RDI_PUT_COPY);
     memcpy(e->slot[i].sig, m->sig, sizeof m->sig);
     m->placed = true;
 }
