@@ -187,17 +187,20 @@ static void test_second_interrupt_kills(void **state) {
     release(&l);
 }
 
-// nohup(1) and a script's background jobs: what is ignored at the start stays ignored, for the
-// ranks too.
+// nohup(1) and a script's background jobs: what is ignored at the start is not passed on.
 static void test_ignored_signals_stay_ignored(void **state) {
     (void)state;
     struct launched l;
     LAUNCH(&l, "/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh", RONDO_RUN, "-n", "2", RANK,
-           "print=ready\\n", "sleep=700");
+           "signals");
     await_text(&l, "ready", 2);
     kill(l.pid, SIGHUP);
+    kill(l.pid, SIGUSR1);
+    await_text(&l, "got USR1", 2);
+    kill(l.pid, SIGUSR2);
     finish(&l);
     assert_int_equal(l.status, 0);
+    assert_int_equal(count_text(l.text[0], "got HUP"), 0);
     release(&l);
 }
 
