@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static _Thread_local char last_error[RDI_ERROR_TEXT];
 
@@ -89,6 +90,24 @@ rondo_status rdi_fail(rondo_status s, const char *fmt, ...) {
     return s;
 }
 
+// ": Connection refused (ECONNREFUSED)"; with the remedy, where it is the same whatever was tried.
+static void describe_errno(int err, char *tail, size_t cap) {
+    char buffer[128];
+    const char *what = strerror_r(err, buffer, sizeof buffer);
+    const char *name = strerrorname_np(err);
+    struct rlimit limit;
+    if (err == EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        snprintf(tail, cap, ": %s (EMFILE; this process may have %llu): raise the limit (ulimit -n)",
+                 what, (unsigned long long)limit.rlim_cur);
+    } else if (err == ENFILE) {
+        snprintf(tail, cap, ": %s (ENFILE): raise the sysctl fs.file-max", what);
+    } else if (name != NULL) {
+        snprintf(tail, cap, ": %s (%s)", what, name);
+    } else {
+        snprintf(tail, cap, ": %s", what);
+    }
+}
+
 rondo_status rdi_fail_errno(rondo_status s, int err, const char *fmt, ...) {
     int saved = errno;
     char text[RDI_ERROR_TEXT];
@@ -97,15 +116,8 @@ rondo_status rdi_fail_errno(rondo_status s, int err, const char *fmt, ...) {
     format_text(text, fmt, ap);
     va_end(ap);
 
-    char buffer[128];
-    const char *what = strerror_r(err, buffer, sizeof buffer);
-    const char *name = strerrorname_np(err);
-    char tail[192];
-    if (name != NULL) {
-        snprintf(tail, sizeof tail, ": %s (%s)", what, name);
-    } else {
-        snprintf(tail, sizeof tail, ": %s", what);
-    }
+    char tail[256];
+    describe_errno(err, tail, sizeof tail);
     // The cause is worth more than the end of a long text.
     size_t used = strlen(text), need = strlen(tail);
     if (used + need >= sizeof text) {

@@ -84,8 +84,7 @@ static void print_help(void) {
         }
         snprintf(left, sizeof left, "  %s--%s%s%s", letter, rows[i].name,
                  rows[i].value != NULL ? " " : "", rows[i].value != NULL ? rows[i].value : "");
-        printf("%-30s %s%s%s\n", left, strlen(left) > 30 ? "\n" : "",
-               strlen(left) > 30 ? "                               " : "", rows[i].help);
+        printf("%-33s %s\n", left, rows[i].help);
     }
     printf("\nThe exit code is 0, or that of the first rank to fail (128 + N when signal N killed "
            "it).\n"

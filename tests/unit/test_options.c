@@ -241,6 +241,8 @@ static void test_last_error(void **state) {
     assert_int_equal(rdi_fail_errno(RONDO_ERR_SYSTEM, EADDRINUSE, "bind"), RONDO_ERR_SYSTEM);
     assert_non_null(strstr(rondo_last_error(), "bind: "));
     assert_non_null(strstr(rondo_last_error(), "(EADDRINUSE)"));
+    rdi_fail_errno(RONDO_ERR_SYSTEM, EMFILE, "socket");
+    assert_non_null(strstr(rondo_last_error(), "(ulimit -n)")); // cause and remedy
     rdi_fail_errno(RONDO_ERR_SYSTEM, 12345, "odd");
     assert_non_null(strstr(rondo_last_error(), "12345"));
 

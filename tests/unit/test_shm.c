@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <setjmp.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -547,14 +548,18 @@ static void test_bell(void **state) {
     assert_int_equal(timeout, SECOND);
     assert_false(readable(&pair.b));
     assert_int_equal(put(source, 8, 0, NULL), RONDO_OK);
+    assert_int_equal(put(source, 8, 0, NULL), RONDO_OK);
     assert_true(readable(&pair.b));
+    eventfd_t rings;
+    assert_int_equal(eventfd_read(shm_net_of(pair.b.net)->eventfd, &rings), 0);
+    assert_int_equal(rings, 1); // once for a sleep, however much there is
     rdi_shm_ops.disarm(pair.b.net);
     assert_false(readable(&pair.b));
     side_progress(&pair.b);
     // Credit, control messages and good-byes wake too.
     side_progress(&pair.a);
     assert_int_equal(rdi_shm_ops.arm(pair.a.net, &timeout), RONDO_OK);
-    release(2);
+    release(3);
     assert_true(readable(&pair.a));
     rdi_shm_ops.disarm(pair.a.net);
     assert_int_equal(rdi_shm_ops.arm(pair.a.net, &timeout), RONDO_AGAIN);

@@ -3,7 +3,7 @@
 // in between, so that one publishes at every possible moment of the other's falling asleep. A sleep that ends
 // by its timeout is a failure.
 //
-//   test_shm_wake [ROUNDS]      default: 100000 in each of the three games (fewer under a sanitizer)
+//   test_shm_wake [ROUNDS]      default: 70000 in each of the three games (fewer under a sanitizer)
 #include "tests/unit/shm_side.h"
 
 #include <errno.h>
@@ -19,7 +19,7 @@
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 static unsigned long rounds = 10000;
 #else
-static unsigned long rounds = 100000;
+static unsigned long rounds = 70000;
 #endif
 
 // What one process plays with.
@@ -226,7 +226,7 @@ static void *publish(void *arg) {
     struct moment *m = arg;
     const _Atomic uint64_t *bell = &shm_link_of(m->out)->peer->bell->word;
     struct rdi_put put = {.data = m, .len = 8};
-    for (unsigned long n = 1; n <= 2 * rounds && !m->failed; n++) {
+    for (unsigned long n = 1; n <= 3 * rounds && !m->failed; n++) {
         meet_other(m, 1, 3 * n);
         for (volatile unsigned long i = 0; i < n % 61; i = i + 1) {}
         shm_load(bell); // into our cache, so that the next load of it is quick
@@ -238,13 +238,13 @@ static void *publish(void *arg) {
             m->failed = true;
         }
     }
-    atomic_store(&m->met[1], 6 * rounds + 9);
+    atomic_store(&m->met[1], 9 * rounds + 9);
     return NULL;
 }
 
 static void fall_asleep(struct moment *m) {
     struct rdi_net *net = m->sleeper.net;
-    for (unsigned long n = 1; n <= 2 * rounds && !m->failed; n++) {
+    for (unsigned long n = 1; n <= 3 * rounds && !m->failed; n++) {
         uint64_t timeout = SECOND;
         meet_other(m, 0, 3 * n);
         for (volatile unsigned long i = 0; i < n % 67; i = i + 1) {}
@@ -264,7 +264,7 @@ static void fall_asleep(struct moment *m) {
         }
         meet_other(m, 0, 3 * n + 2);
     }
-    atomic_store(&m->met[0], 6 * rounds + 9);
+    atomic_store(&m->met[0], 9 * rounds + 9);
 }
 
 static void test_moment(void **state) {

@@ -54,6 +54,14 @@ static int setup_short(void **state) {
     (void)state;
     struct rdi_store_limits limits = rdi_store_default_limits;
     limits.handshake_ms = limits.stall_ms = 1000;
+    start(&limits);
+    return 0;
+}
+
+static int setup_crowd(void **state) {
+    (void)state;
+    struct rdi_store_limits limits = rdi_store_default_limits;
+    limits.handshake_ms = 10 * PATIENCE;
     limits.strangers = 4;
     start(&limits);
     return 0;
@@ -376,7 +384,7 @@ static void test_another_version(void **state) {
     (void)state;
     uint8_t hello[10 + 32] = {'R', 'N', 'D', 'O', 0, 9, 1, RDI_HS_STORE, 0, 32}, answer[64];
     int fd = raw();
-    // More than the hello lies in the socket, and still the answer gets through.
+    // More than the hello lies in the socket when the server hangs up, and still the answer gets through.
     for (int i = 0; i < 50; i++) {
         send(fd, hello, sizeof hello, MSG_NOSIGNAL);
     }
@@ -442,7 +450,7 @@ static void test_silent_strangers(void **state) {
     rdi_store_close(s);
 }
 
-// A crowd of strangers: the oldest go, and a rank still gets in.
+// A crowd of strangers, who have all the time in the world: the oldest go, and a rank still gets in.
 static void test_crowd(void **state) {
     (void)state;
     int fds[40];
@@ -452,7 +460,9 @@ static void test_crowd(void **state) {
     struct rdi_store *s = connect_client();
     assert_int_equal(set(s, "key", "value", 5), RONDO_OK);
     for (int i = 0; i < 40; i++) {
-        assert_true(hangs_up(fds[i]));
+        if (i < 36) {
+            assert_true(hangs_up(fds[i]));
+        }
         close(fds[i]);
     }
     await_strangers(40);
@@ -775,13 +785,13 @@ static void test_out_of_descriptors(void **state) {
     }
     struct timespec cpu0, cpu1;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu0);
-    sleep_ms(300);
+    sleep_ms(1000);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu1);
     assert_int_equal(set(s, "key", "value", 5), RONDO_OK);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     double spent = (double)(cpu1.tv_sec - cpu0.tv_sec) +
                    (double)(cpu1.tv_nsec - cpu0.tv_nsec) / 1e9;
-    assert_true(spent < 0.15); // of 0.3 s
+    assert_true(spent < 0.05); // of 1 s
     struct rdi_store *t = connect_client();
     expect(t, "key", "value", 5);
     rdi_store_close(t);
@@ -875,7 +885,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_another_version, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_servers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_silent_strangers, setup_short, teardown),
-        cmocka_unit_test_setup_teardown(test_crowd, setup_short, teardown),
+        cmocka_unit_test_setup_teardown(test_crowd, setup_crowd, teardown),
         cmocka_unit_test_setup_teardown(test_half_a_request, setup_short, teardown),
         cmocka_unit_test_setup_teardown(test_does_not_read, setup_short, teardown),
         cmocka_unit_test_setup_teardown(test_nonsense_from_clients, setup, teardown),

@@ -29,7 +29,7 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
         host = launch->loopback ? host : "127.0.0.1";
     }
     uint64_t now = rdi_now(&b->env);
-    int left = deadline > now ? (int)((deadline - now) / MS) : 0;
+    int left = deadline > now ? (int)((deadline - now + MS - 1) / MS) : 0;
     rondo_status s = rdi_store_connect(host, launch->port, job, left, &b->own);
     if (s == RONDO_ERR_AUTH) {
         s = rdi_fail(s, "%s (this rank's key: %s)", rondo_last_error(), key_source);

@@ -64,6 +64,8 @@ rondo_status rdi_store_server_start_limited(const char *addr, int port, const st
 // Connections that were dropped because they did not prove the job's key; `last` receives the last one's
 // address and what was wrong with it.
 uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size_t cap);
+// 0, or the errno for which it cannot accept connections at present: EMFILE, ENOMEM ...
+int rdi_store_server_starved(struct rdi_store_server *s);
 // Clients that are connected now.
 size_t rdi_store_server_clients(struct rdi_store_server *s);
 

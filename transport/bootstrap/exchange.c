@@ -222,6 +222,12 @@ static rondo_status fail_missing(struct gathering *g) {
     char missing[256], strangers[420];
     rdi_list_missing(g->here, g->b->size, missing, sizeof missing);
     describe_strangers(g->b, strangers, sizeof strangers);
+    int starved = g->b->server != NULL ? rdi_store_server_starved(g->b->server) : 0;
+    if (starved != 0) {
+        return rdi_fail_errno(RONDO_ERR_SYSTEM, starved,
+                              "rank 0 is waiting for ranks %s and cannot accept their connections",
+                              missing);
+    }
     return rdi_fail(
         RONDO_ERR_TIMEOUT,
         "rank 0 is waiting for ranks %s and gave up after %g s (option connect_timeout): did"

@@ -137,7 +137,12 @@ static bool connect_address(struct rdi_store *st, const struct addrinfo *a,
                             const struct rdi_job *job, uint64_t deadline, struct reason *r) {
     st->fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (st->fd < 0) {
-        try_later(r, "no socket", errno);
+        if (errno == EMFILE || errno == ENFILE) {
+            r->status = rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "no socket");
+            snprintf(r->text, sizeof r->text, "%s", rondo_last_error());
+        } else {
+            try_later(r, "no socket", errno);
+        }
         return false;
     }
     int on = 1, err = 0;

@@ -5,10 +5,9 @@
 //
 //            proved                  head            body, SET: reply at once
 //   HANDSHAKE ------> HEAD ---------------> BODY -----------------------------> REPLY --> HEAD
-//       |                                     |  GET of a key that is not there    ^
-//       | failed                              +-------------> WAIT ----------------+
-//       v                                                           set, or time out
-//   FAREWELL (tells another version ours, then closes)
+//                                             |  GET of a key that is not there    ^
+//                                             +-------------> WAIT ----------------+
+//                                                         set, or time out
 #include "transport/bootstrap/bootstrap.h"
 #include "transport/bootstrap/store_data.h"
 #include "transport/bootstrap/store_listen.h"
@@ -33,7 +32,6 @@
 #define MS 1000000u         // nanoseconds
 #define BUDGET (256u << 10) // bytes moved for one connection before the others get their turn
 #define ACCEPT_PAUSE_MS 100 // after the process ran out of descriptors
-#define FAREWELL_MS 1000
 #define WAIT_MAX_MS (7u * 24 * 3600 * 1000)
 
 const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
@@ -42,7 +40,7 @@ const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
                                                           .stall_ms = 30000,
                                                           .bytes = (size_t)1 << 30};
 
-enum state { HANDSHAKE, HEAD, BODY, WAIT, REPLY, FAREWELL, DEAD };
+enum state { HANDSHAKE, HEAD, BODY, WAIT, REPLY, DEAD };
 
 struct conn {
     struct rdi_waiter waiter;     // first: the entry's ring leads back to the connection
@@ -85,6 +83,7 @@ struct rdi_store_server {
     uint64_t strangers_dropped;
     char last_stranger[320];
     _Atomic size_t clients_now;
+    atomic_int starved; // errno of the last accept, if this process lacked something for it
 };
 
 // ---- Lists and deadlines -------------------------------------------------------------------------
@@ -139,7 +138,7 @@ static void drop(struct rdi_store_server *s, struct conn *c) {
     if (c->state == DEAD) {
         return;
     }
-    if (c->state == HANDSHAKE || c->state == FAREWELL) {
+    if (c->state == HANDSHAKE) {
         list_remove(&s->strangers, c);
         note_stranger(s, c);
     } else {
@@ -407,15 +406,7 @@ static bool do_handshake(struct rdi_store_server *s, struct conn *c) {
         return false;
     }
     if (c->hs->state == RDI_HS_FAILED) {
-        if (c->hs->error != RONDO_ERR_VERSION) {
-            return false;
-        }
-        // Our version is on its way; a close with unread bytes would make a reset overtake it.
-        shutdown(c->fd, SHUT_WR);
-        c->state = FAREWELL;
-        set_deadline(s, c, FAREWELL_MS);
-        watch(s, c, EPOLLIN);
-        return true;
+        return false; // what another version has to know of ours has been sent
     }
     if (used < (size_t)n) {
         return false; // nobody speaks before he has been welcomed
@@ -429,7 +420,7 @@ static bool do_handshake(struct rdi_store_server *s, struct conn *c) {
 // ---- Connections ---------------------------------------------------------------------------------
 
 static void serve(struct rdi_store_server *s, struct conn *c) {
-    uint8_t rest[1024];
+    uint8_t byte;
     bool alive = true;
     switch (c->state) {
     case HANDSHAKE:
@@ -440,13 +431,10 @@ static void serve(struct rdi_store_server *s, struct conn *c) {
         alive = read_request(s, c);
         break;
     case WAIT:
-        alive = receive(c, rest, 1) == 0; // one request at a time: this is a hang-up, or nonsense
+        alive = receive(c, &byte, 1) == 0; // one request at a time: this is a hang-up, or nonsense
         break;
     case REPLY:
         send_reply(s, c);
-        break;
-    case FAREWELL:
-        alive = receive(c, rest, sizeof rest) >= 0;
         break;
     case DEAD:
         break;
@@ -497,8 +485,10 @@ static void accept_some(struct rdi_store_server *s, int listener) {
     for (int i = 0; i < 64; i++) {
         int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
+            atomic_store(&s->starved, 0);
             adopt(s, fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            atomic_store(&s->starved, errno);
             pause_accepting(s, true); // the listener stays readable: do not spin on it
             return;
         } else if (errno != EINTR && errno != ECONNABORTED) {
@@ -677,6 +667,8 @@ uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size
     pthread_mutex_unlock(&s->lock);
     return n;
 }
+
+int rdi_store_server_starved(struct rdi_store_server *s) { return atomic_load(&s->starved); }
 
 size_t rdi_store_server_clients(struct rdi_store_server *s) { return atomic_load(&s->clients_now); }
 

@@ -43,6 +43,17 @@ static int scan_released(struct shm_link *l) {
     return 1;
 }
 
+static void copy_in(struct shm_link *l, uint8_t *to, const void *from, uint32_t len) {
+    const struct rdi_env *env = &l->net->base.params.env;
+    bool timed;
+    enum shm_copy how = shm_copy_choose(&l->copier, len, l->base.slots, &timed);
+    uint64_t start = timed ? rdi_now(env) : 0;
+    shm_copy(how, to, from, len);
+    if (timed) {
+        shm_copy_learn(&l->copier, how, len, rdi_now(env) - start);
+    }
+}
+
 // Writes the payload to where it fits best; returns the flag for that place.
 static uint32_t fill(struct shm_link *l, struct shm_slot *slot, uint64_t index,
                      const struct rdi_put *put) {
@@ -64,7 +75,7 @@ static uint32_t fill(struct shm_link *l, struct shm_slot *slot, uint64_t index,
         l->used[index].handle = (uint32_t)ref.handle;
         return SHM_BY_REFERENCE;
     }
-    memcpy(l->region.data + index * l->region.data_stride, put->data, put->len);
+    copy_in(l, l->region.data + index * l->region.data_stride, put->data, put->len);
     return SHM_IN_DATA;
 }
 

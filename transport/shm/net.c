@@ -27,7 +27,7 @@
 
 // As measured on one machine (two cores of an AMD EPYC, 1 MiB of second-level cache each); the layer above only
 // compares them with those of the other transports.
-#define LATENCY_NS 300
+#define LATENCY_NS 200
 #define BYTES_PER_S 10000000000ull
 // Small enough that a link's slots stay in the second-level cache between the copy in and the read.
 #define CHUNK (128u << 10)

@@ -8,6 +8,7 @@
 #ifndef RDI_SHM_SHM_H
 #define RDI_SHM_SHM_H
 
+#include "transport/shm/copy.h"
 #include "transport/shm/layout.h"
 #include "transport/shm/wire.h"
 
@@ -99,6 +100,7 @@ struct shm_link {
     uint64_t ctrl_posted, ctrl_room; // ours: written; written and consumed by the peer
     uint64_t ctrl_taken;             // the peer's that we consumed
 
+    struct shm_copier copier; // sender
     struct shm_lent *lent;
     struct shm_borrowed *borrowed;
     uint32_t n_lent, n_borrowed, last_lent;

@@ -8,8 +8,9 @@
 #include <string.h>
 #include <sys/uio.h>
 
-#define READ_AHEAD (4u << 10) // bytes read behind a message: more would be copied in vain
-#define BUDGET (512u << 10)   // bytes before others get their turn
+#define READ_AHEAD \
+    ((4u << 10) + RDI_TCP_HEADER) // bytes read behind a message: more would be copied in vain
+#define BUDGET (512u << 10)       // bytes before others get their turn
 
 // ---- Frames --------------------------------------------------------------------------------------
 

@@ -106,9 +106,27 @@ int rdi_tcp_dial(const struct sockaddr_storage *from, const struct sockaddr_stor
     return -err;
 }
 
-void rdi_tcp_tune(int fd, unsigned grace_ms) {
-    // None of these can fail in a way that matters: the connection then only notices a silent host later.
+bool rdi_tcp_same_ip(const struct sockaddr_storage *a, const struct sockaddr_storage *b) {
+    if (a->ss_family != b->ss_family) {
+        return false;
+    }
+    if (a->ss_family == AF_INET) {
+        return ((const struct sockaddr_in *)a)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)b)->sin_addr.s_addr;
+    }
+    return memcmp(&((const struct sockaddr_in6 *)a)->sin6_addr,
+                  &((const struct sockaddr_in6 *)b)->sin6_addr, 16) == 0;
+}
+
+void rdi_tcp_tune(int fd, unsigned grace_ms, bool own_host) {
+    // None of these can fail in a way that matters: the connection is a little slower then, or notices a
+    // silent host later.
     int one = 1;
+    if (own_host) {
+        // Nothing is lost within a host, so what counts is that nothing is paced, as bbr would. Reno is in
+        // every kernel and open to everybody.
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+    }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     unsigned timeout = grace_ms < 1000 ? 1000 : grace_ms;
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
