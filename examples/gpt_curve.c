@@ -56,6 +56,9 @@ bool gpt_curve_add(struct gpt_curve *c, const struct gpt_point *p, struct gpt_er
         if (!isnan(p->held)) {
             fflush(c->csv); // for those who watch the file
         }
+        if (ferror(c->csv) && !c->csv_error) {
+            c->csv_error = errno;
+        }
     }
     return true;
 }
@@ -63,12 +66,9 @@ bool gpt_curve_add(struct gpt_curve *c, const struct gpt_point *p, struct gpt_er
 bool gpt_curve_close(struct gpt_curve *c, struct gpt_error *e) {
     bool ok = true;
     if (c->csv) {
-        const bool written = !ferror(c->csv);
-        const int why = errno;
-        ok = fclose(c->csv) == 0 && written;
-        if (!ok) {
-            gpt_fail(e, "cannot write all of %s: %s", c->csv_name, strerror(written ? errno : why));
-        }
+        const int last = fclose(c->csv) == 0 ? 0 : errno;
+        const int why = c->csv_error ? c->csv_error : last;
+        ok = !why || gpt_fail(e, "cannot write all of %s: %s", c->csv_name, strerror(why));
     }
     free(c->point);
     memset(c, 0, sizeof *c);

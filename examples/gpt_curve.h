@@ -25,6 +25,7 @@ struct gpt_curve {
     size_t count, capacity;
     FILE *csv; // NULL = none
     const char *csv_name;
+    int csv_error; // errno of the first write that failed
 };
 
 // Starts an empty curve. With a name, each point is also written to that file, as comma-separated

@@ -206,6 +206,19 @@ void gpt_options_help(FILE *out) {
     fprintf(out, "  %-18s  this text\n", "--help");
 }
 
+uint64_t gpt_options_hash(const struct gpt_options *o) {
+    uint64_t hash = GPT_HASH_START;
+    for (size_t i = 0; i < ROWS; i++) {
+        if (table[i].kind == INTEGER || table[i].kind == REAL) {
+            hash = gpt_hash(hash, (const char *)o + table[i].field, sizeof(int64_t));
+        }
+    }
+    return hash;
+}
+
+_Static_assert(sizeof(int64_t) == sizeof(double),
+               "gpt_options_hash() takes numbers for 8 bytes wide");
+
 struct gpt_shape gpt_options_shape(const struct gpt_options *o) {
     return (struct gpt_shape){.layers = (int)o->layers,
                               .heads = (int)o->heads,

@@ -37,6 +37,9 @@ void gpt_options_free(struct gpt_options *o);
 // The table of options, as --help prints it.
 void gpt_options_help(FILE *out);
 
+// Hash of all numbers, which have to be the same on all ranks. Names of files need not.
+uint64_t gpt_options_hash(const struct gpt_options *o);
+
 struct gpt_shape gpt_options_shape(const struct gpt_options *o);
 
 #endif

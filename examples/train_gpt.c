@@ -2,8 +2,8 @@
 // Trains a small GPT on text, data-parallel over the ranks of a job:
 //     rondo-run -n 4 train_gpt
 //
-// This file is the part that has to do with Rondo; the model, its optimizer and the rest are in
-// gpt_*.c and know nothing of ranks. Each step, every rank
+// This file and gpt_setup.c are the part that has to do with Rondo; the model, its optimizer and
+// the rest know nothing of ranks. Each step, every rank
 //   1. takes its share of the global batch                                    gpt_train_batch
 //   2. runs forward and backward, which hands each gradient to DDP as soon
 //      as it is complete, so that it travels while earlier layers are computed   on_ready
@@ -14,9 +14,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <rondo/rondo.h>
 
@@ -24,38 +22,13 @@
 #include "gpt_checkpoint.h"
 #include "gpt_curve.h"
 #include "gpt_data.h"
-#include "gpt_file.h"
-#include "gpt_math.h"
 #include "gpt_model.h"
 #include "gpt_options.h"
 #include "gpt_report.h"
+#include "gpt_run.h"
 #include "gpt_sample.h"
 
 enum { HELD_WINDOWS = 512 }; // on which the held-out loss is measured, if there are so many
-
-struct run {
-    struct gpt_options o;
-    struct gpt_corpus corpus;
-    struct gpt_model model;
-    struct gpt_adamw adamw;
-    struct gpt_activations *act;
-    uint8_t *in, *target; // this rank's sequences
-    rondo_comm *comm;
-    rondo_ddp *ddp;
-    struct gpt_share share; // rank, world size, global batch
-    struct gpt_gradients gradients;
-    struct gpt_curve curve; // rank 0
-    struct gpt_progress progress;
-    double began;    // clock at which training began
-    double tested;   // seconds of that spent on held-out text
-    double fraction; // of the run that is done, as rank 0 sees it
-    double held_first, held_last;
-    uint64_t first_step;
-    int signal;  // that ended the run
-    bool wrong;  // failed, and by what was asked for
-    bool failed; // `error` says why
-    struct gpt_error error;
-};
 
 static double now(void) {
     struct timespec t;
@@ -63,27 +36,12 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// For calls of Rondo: keeps the reason of the first failure.
-static bool succeeded(struct run *r, rondo_status status, const char *doing) {
-    if (status != RONDO_OK && !r->failed) {
-        r->failed = true;
-        gpt_fail(&r->error, "%s: %s", doing, rondo_last_error());
-    }
-    return status == RONDO_OK;
-}
-
-// For everything else, which leaves its reason in r->error by itself.
-static bool worked(struct run *r, bool ok) {
-    r->failed = r->failed || !ok;
-    return ok;
-}
-
 // ---- Signals ------------------------------------------------------------------------------------
 
 static volatile sig_atomic_t interrupted, terminated;
 
-// The step is finished first. The second signal of a kind ends the process as it would have without this
-// handler: for a job that hangs.
+// The step is finished first. The second signal of a kind ends the process as it would have without
+// this handler: for a job that hangs.
 static void on_signal(int number) {
     volatile sig_atomic_t *seen = number == SIGINT ? &interrupted : &terminated;
     if (*seen) {
@@ -100,125 +58,10 @@ static void catch_signals(void (*handler)(int)) {
     sigaction(SIGTERM, &action, NULL);
 }
 
-// ---- Gradients ----------------------------------------------------------------------------------
-
-// The model writes its gradients straight into DDP's buckets.
-static float *gradient_of(void *arg, size_t i) {
-    return rondo_ddp_grad(((struct run *)arg)->ddp, i);
-}
-
-static void on_ready(void *arg, size_t i) {
-    struct run *r = arg;
-    succeeded(r, rondo_ddp_grad_ready(r->ddp, i), "handing over a gradient");
-}
-
-static bool create_ddp(struct run *r) {
-    struct gpt_model *m = &r->model;
-    rondo_param *params = calloc(m->tensors, sizeof *params);
-    if (!params) {
-        return worked(r, gpt_fail(&r->error, "no memory for a list of %zu tensors", m->tensors));
-    }
-    for (size_t i = 0; i < m->tensors; i++) {
-        const struct gpt_tensor *t = &m->tensor[i];
-        params[i] =
-            (rondo_param){.name = t->name, .data = t->data, .count = t->count, .type = RONDO_F32};
-    }
-    // Sums instead of means: each rank's gradient already is that of the mean over the global
-    // batch, which is right also when some ranks have a sequence more than others. The library's
-    // buckets are for models of gigabytes; this one is small, and with one bucket for all there
-    // would be nothing to overlap.
-    rondo_ddp_options options = RONDO_DDP_OPTIONS_INIT;
-    options.average = 0;
-    options.first_bucket_bytes = options.bucket_bytes = (size_t)r->o.bucket << 10;
-    bool ok = succeeded(r, rondo_ddp_create(r->comm, params, m->tensors, &options, &r->ddp),
-                        "creating DDP");
-    free(params);
-    r->gradients = (struct gpt_gradients){.where = gradient_of, .ready = on_ready, .arg = r};
-    return ok;
-}
-
-// ---- Setting up ---------------------------------------------------------------------------------
-
-// The ranks must have the same text, or they would train on different windows without a word.
-static bool same_text(struct run *r) {
-    const uint64_t mine = gpt_corpus_hash(&r->corpus);
-    uint64_t *all = calloc((size_t)r->share.world, sizeof *all);
-    bool ok = all || worked(r, gpt_fail(&r->error, "no memory"));
-    ok = ok &&
-         succeeded(r, rondo_all_gather(&mine, all, 1, RONDO_U64, r->comm), "comparing the text");
-    for (int i = 1; ok && i < r->share.world; i++) {
-        if (all[i] != all[0]) {
-            ok = worked(r, gpt_fail(&r->error,
-                                    "ranks 0 and %d have different text: give all ranks the same "
-                                    "files by --data",
-                                    i));
-        }
-    }
-    free(all);
-    return ok;
-}
-
-// What only rank 0 does with files, and all ranks have to know the outcome of: if it fails, they
-// end at once and leave it to rank 0 to say why.
-static bool prepare_files(struct run *r) {
-    const struct gpt_options *o = &r->o;
-    struct gpt_error *e = &r->error;
-    bool ok = true;
-    if (r->share.rank == 0) {
-        ok = (!o->resume || gpt_checkpoint_load(o->resume, &r->model, &r->adamw, e)) &&
-             (!o->checkpoint || gpt_file_probe(o->checkpoint, e)) &&
-             (!o->plot || gpt_file_probe(o->plot, e)) && gpt_curve_open(&r->curve, o->csv, e);
-    } else {
-        gpt_fail(e, "rank 0 could not use its files");
-    }
-    uint64_t outcome[2] = {ok, r->adamw.steps};
-    if (!succeeded(r, rondo_broadcast(outcome, outcome, 2, RONDO_U64, 0, r->comm), "starting")) {
-        return false;
-    }
-    r->adamw.steps = r->first_step = outcome[1];
-    return worked(r, outcome[0] != 0);
-}
-
-// DDP has spread rank 0's parameters; a run that goes on needs its moments everywhere as well.
-static bool spread_moments(struct run *r) {
-    struct gpt_adamw *a = &r->adamw;
-    return !r->o.resume ||
-           (succeeded(r, rondo_broadcast(a->m, a->m, a->count, RONDO_F32, 0, r->comm),
-                      "resuming") &&
-            succeeded(r, rondo_broadcast(a->v, a->v, a->count, RONDO_F32, 0, r->comm), "resuming"));
-}
-
-static bool set_up(struct run *r) {
-    const struct gpt_options *o = &r->o;
-    const struct gpt_shape shape = gpt_options_shape(o);
-    struct gpt_error *e = &r->error;
-    r->share = (struct gpt_share){
-        .rank = rondo_comm_rank(r->comm), .world = rondo_comm_size(r->comm), .batch = o->batch};
-    if (o->batch < r->share.world) {
-        r->wrong = true;
-        return worked(
-            r, gpt_fail(e, "--batch %" PRId64 " is less than one sequence for each of the %d ranks",
-                        o->batch, r->share.world));
-    }
-    r->progress =
-        (struct gpt_progress){.live = o->live || isatty(STDOUT_FILENO), .quiet = o->quiet};
-    gpt_blas_threads((int)o->threads);
-    const int sequences = gpt_share_count(&r->share);
-    const size_t bytes = (size_t)sequences * (size_t)o->context;
-    r->in = malloc(bytes);
-    r->target = malloc(bytes);
-    return worked(r, (r->in && r->target) ||
-                         gpt_fail(e, "no memory for a batch of %zu bytes", bytes)) &&
-           worked(r, gpt_model_create(&r->model, &shape, (uint64_t)o->seed, e)) &&
-           worked(r, gpt_adamw_create(&r->adamw, &r->model, o->decay, e)) &&
-           worked(r, (r->act = gpt_activations_create(&r->model, sequences, e)) != NULL) &&
-           same_text(r) && prepare_files(r) && create_ddp(r) && spread_moments(r);
-}
-
 // ---- Held-out text ------------------------------------------------------------------------------
 
 // Mean loss on the held-out windows, in nats per byte; each rank measures its share of them.
-static bool test(struct run *r, double *mean) {
+static bool test(struct gpt_run *r, double *mean) {
     const double start = now();
     const int context = (int)r->o.context, most = gpt_share_count(&r->share);
     const size_t windows = gpt_held_count(&r->corpus, context, HELD_WINDOWS);
@@ -233,8 +76,8 @@ static bool test(struct run *r, double *mean) {
         gpt_forward(&r->model, r->act, r->in, n, context);
         sum += gpt_loss(r->act, r->target);
     }
-    if (!succeeded(r, rondo_all_reduce(&sum, &sum, 1, RONDO_F64, RONDO_SUM, r->comm),
-                   "adding up losses")) {
+    if (!gpt_succeeded(r, rondo_all_reduce(&sum, &sum, 1, RONDO_F64, RONDO_SUM, r->comm),
+                       "adding up losses")) {
         return false;
     }
     *mean = sum / ((double)windows * context);
@@ -242,14 +85,14 @@ static bool test(struct run *r, double *mean) {
     return true;
 }
 
-static bool save_picture(struct run *r) {
+static bool save_picture(struct gpt_run *r) {
     const struct gpt_caption caption = {.ranks = r->share.world,
                                         .parameters = r->model.count,
                                         .shape = r->model.shape,
                                         .batch = r->o.batch,
                                         .text = r->corpus.train_len};
     return !r->o.plot || r->share.rank != 0 ||
-           worked(r, gpt_curve_save_svg(&r->curve, r->o.plot, &caption, &r->error));
+           gpt_worked(r, gpt_curve_save_svg(&r->curve, r->o.plot, &caption, &r->error));
 }
 
 // ---- Training -----------------------------------------------------------------------------------
@@ -259,20 +102,20 @@ enum { TALLY_LOSS, TALLY_INTERRUPTED, TALLY_TERMINATED, TALLY_FRACTION, TALLY_SI
 
 // How much of the run will be done after the step that is under way. Only rank 0's clock counts:
 // all ranks have to agree on the learning rate and on the last step.
-static double fraction_done(const struct run *r) {
+static double fraction_done(const struct gpt_run *r) {
     const double steps = r->o.steps ? (double)(r->adamw.steps + 1) / (double)r->o.steps : 0.0;
     const double time = r->o.minutes > 0.0 ? (now() - r->began) / (60.0 * r->o.minutes) : 0.0;
     return r->share.rank == 0 ? fmax(steps, time) : 0.0;
 }
 
 // Forward, backward, reduction and optimizer. point->train, rate and norm are filled in.
-static bool train_step(struct run *r, struct gpt_point *point) {
+static bool train_step(struct gpt_run *r, struct gpt_point *point) {
     const struct gpt_options *o = &r->o;
     const int context = (int)o->context, sequences = gpt_share_count(&r->share);
     const double tokens = (double)o->batch * context;
     if (!gpt_train_batch(&r->corpus, &r->share, (uint64_t)o->seed, r->adamw.steps, context, r->in,
                          r->target)) {
-        return succeeded(r, RONDO_ERR_INVALID, "dealing out the batch");
+        return gpt_succeeded(r, RONDO_ERR_INVALID, "dealing out the batch");
     }
     gpt_forward(&r->model, r->act, r->in, sequences, context);
     double tally[TALLY_SIZE] = {0};
@@ -284,23 +127,25 @@ static bool train_step(struct run *r, struct gpt_point *point) {
     // Started before the wait for the gradients, so that the two share one wait.
     rondo_request *request = NULL;
     const bool started = !r->failed &&
-                         succeeded(r,
-                                   rondo_all_reduce_start(tally, tally, TALLY_SIZE, RONDO_F64,
-                                                          RONDO_SUM, r->comm, &request),
-                                   "a step");
-    const bool reduced = started && succeeded(r, rondo_ddp_finish(r->ddp), "reducing gradients");
-    if ((started && !succeeded(r, rondo_wait(&request), "a step")) || !reduced) {
+                         gpt_succeeded(r,
+                                       rondo_all_reduce_start(tally, tally, TALLY_SIZE, RONDO_F64,
+                                                              RONDO_SUM, r->comm, &request),
+                                       "a step");
+    const bool reduced = started &&
+                         gpt_succeeded(r, rondo_ddp_finish(r->ddp), "reducing gradients");
+    if ((started && !gpt_succeeded(r, rondo_wait(&request), "a step")) || !reduced) {
         return false;
     }
 
     point->train = tally[TALLY_LOSS] / tokens;
     point->norm = gpt_gradient_norm(&r->model, &r->gradients);
     if (!isfinite(point->train) || !isfinite(point->norm)) {
-        return worked(r,
-                      gpt_fail(&r->error,
-                               "the loss is no longer a number after %" PRIu64 " steps: lower --lr "
-                               "or raise --warmup",
-                               r->adamw.steps));
+        r->everywhere = true;
+        return gpt_worked(r, gpt_fail(&r->error,
+                                      "the loss is no longer a number after %" PRIu64
+                                      " steps: lower --lr "
+                                      "or raise --warmup",
+                                      r->adamw.steps));
     }
     point->rate =
         gpt_learning_rate(o->rate, 0.05, r->adamw.steps, (uint64_t)o->warmup, r->fraction);
@@ -313,13 +158,13 @@ static bool train_step(struct run *r, struct gpt_point *point) {
     return true;
 }
 
-static double speed(const struct run *r) {
+static double speed(const struct gpt_run *r) {
     const double seconds = now() - r->began - r->tested;
     return (double)(r->adamw.steps - r->first_step) * (double)(r->o.batch * r->o.context) /
            fmax(seconds, 1e-9);
 }
 
-static void show(struct run *r, const struct gpt_point *p, bool measured) {
+static void show(struct gpt_run *r, const struct gpt_point *p, bool measured) {
     rondo_ddp_stats stats = {.size = sizeof stats};
     const bool many = r->share.world > 1 && rondo_ddp_get_stats(r->ddp, &stats) == RONDO_OK;
     const struct gpt_status status = {
@@ -335,12 +180,12 @@ static void show(struct run *r, const struct gpt_point *p, bool measured) {
     gpt_progress_show(&r->progress, &status, measured);
 }
 
-static bool save(struct run *r) {
+static bool save(struct gpt_run *r) {
     return !r->o.checkpoint || r->share.rank != 0 ||
-           worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error));
+           gpt_worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error));
 }
 
-static bool train(struct run *r) {
+static bool train(struct gpt_run *r) {
     const struct gpt_options *o = &r->o;
     if (!test(r, &r->held_first)) {
         return false;
@@ -359,7 +204,7 @@ static bool train(struct run *r) {
         if (r->failed || !train_step(r, &point)) {
             return false;
         }
-        if (r->share.rank == 0 && !worked(r, gpt_curve_add(&r->curve, &point, &r->error))) {
+        if (r->share.rank == 0 && !gpt_worked(r, gpt_curve_add(&r->curve, &point, &r->error))) {
             return false;
         }
         if (r->share.rank == 0) {
@@ -376,37 +221,30 @@ static bool train(struct run *r) {
 // ---- The end ------------------------------------------------------------------------------------
 
 // Compares the parameters of all ranks and adds up what they measured.
-static bool summarise(struct run *r, struct gpt_summary *s) {
+static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
     rondo_ddp_stats stats = {.size = sizeof stats};
-    const uint64_t hash = gpt_hash(GPT_HASH_START, r->model.params, r->model.count * sizeof(float));
-    uint64_t *hashes = calloc((size_t)r->share.world, sizeof *hashes);
-    if (!hashes) {
-        return worked(r, gpt_fail(&r->error, "no memory"));
+    int odd;
+    s->hash = gpt_hash(GPT_HASH_START, r->model.params, r->model.count * sizeof(float));
+    if (!gpt_compare(r, &s->hash, &odd) ||
+        !gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reading statistics")) {
+        return false;
     }
-    bool ok = succeeded(r, rondo_all_gather(&hash, hashes, 1, RONDO_U64, r->comm),
-                        "comparing parameters") &&
-              succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reading statistics");
-    s->hash = hashes[0];
-    s->equal = true;
-    for (int i = 0; i < r->share.world; i++) {
-        s->equal = s->equal && hashes[i] == hashes[0];
-    }
-    free(hashes);
     double times[2] = {stats.total_comm, stats.total_exposed};
-    uint64_t sent = stats.bytes_sent;
-    ok = ok &&
-         succeeded(r, rondo_all_reduce(times, times, 2, RONDO_F64, RONDO_AVG, r->comm),
-                   "adding up times") &&
-         succeeded(r, rondo_all_reduce(&sent, &sent, 1, RONDO_U64, RONDO_MAX, r->comm),
-                   "adding up bytes");
+    s->sent = stats.bytes_sent;
+    if (!gpt_succeeded(r, rondo_all_reduce(times, times, 2, RONDO_F64, RONDO_AVG, r->comm),
+                       "adding up times") ||
+        !gpt_succeeded(r, rondo_all_reduce(&s->sent, &s->sent, 1, RONDO_U64, RONDO_MAX, r->comm),
+                       "adding up bytes")) {
+        return false;
+    }
+    s->equal = odd == 0;
     s->comm = times[0];
     s->exposed = times[1];
     s->reduced = stats.bytes_reduced;
-    s->sent = sent;
-    return ok;
+    return true;
 }
 
-static bool finish(struct run *r) {
+static bool finish(struct gpt_run *r) {
     const double seconds = now() - r->began, tokens_per_second = speed(r);
     struct gpt_summary s = {
         .ranks = r->share.world,
@@ -429,17 +267,19 @@ static bool finish(struct run *r) {
                                        .norm = NAN,
                                        .held = s.after};
         gpt_progress_end(&r->progress);
-        if (!worked(r, gpt_curve_add(&r->curve, &last, &r->error)) || !save_picture(r)) {
+        if (!gpt_worked(r, gpt_curve_add(&r->curve, &last, &r->error)) || !save_picture(r)) {
             return false;
         }
         gpt_report(&s);
     }
-    return worked(r, s.equal || gpt_fail(&r->error, "the ranks' parameters differ after training"));
+    r->everywhere = !s.equal;
+    return gpt_worked(r, s.equal ||
+                             gpt_fail(&r->error, "the ranks' parameters differ after training"));
 }
 
-// A signal ended the training: what was reached is saved. The ranks wait for that, because a launcher
-// takes the first rank that ends for a failure and ends the others.
-static int stop(struct run *r) {
+// A signal ended the training: what was reached is saved. The ranks wait for that, because a
+// launcher takes the first rank that ends for a failure and ends the others.
+static int stop(struct gpt_run *r) {
     gpt_progress_end(&r->progress);
     if (save(r) && r->share.rank == 0) {
         printf("stopped by %s after %" PRIu64 " steps%s%s\n",
@@ -447,12 +287,13 @@ static int stop(struct run *r) {
                r->o.checkpoint ? "; saved to " : "", r->o.checkpoint ? r->o.checkpoint : "");
         fflush(stdout);
     }
-    return !r->failed && succeeded(r, rondo_barrier(r->comm), "stopping") ? 128 + r->signal : 1;
+    return !r->failed && gpt_succeeded(r, rondo_barrier(r->comm), "stopping") ? 128 + r->signal
+                                                                              : r->code;
 }
 
-static int run(struct run *r) {
-    if (!succeeded(r, rondo_init(NULL, &r->comm), "joining the job") || !set_up(r)) {
-        return r->wrong ? 2 : 1;
+static int run(struct gpt_run *r) {
+    if (!gpt_succeeded(r, rondo_init(NULL, &r->comm), "joining the job") || !gpt_set_up(r)) {
+        return r->code;
     }
     catch_signals(on_signal);
     const bool ok = train(r);
@@ -460,29 +301,34 @@ static int run(struct run *r) {
     if (ok && r->signal) {
         return stop(r);
     }
-    return ok && finish(r) ? 0 : 1;
+    return ok && finish(r) ? 0 : r->code;
 }
 
-// Rank 0 writes the sample after the ranks have parted, so that the others need not wait for it.
-static int leave(struct run *r, int code) {
-    if (r->failed && r->comm) {
-        // What went wrong here alone, such as a full disk, is told to the ranks that wait for this
-        // one.
+static void complain(struct gpt_run *r) {
+    gpt_progress_end(&r->progress);
+    fprintf(stderr, "train_gpt: %s\n", r->error.text);
+}
+
+// Parts from the other ranks and frees everything. Rank 0 writes the sample when they are gone, so
+// that they need not wait for it.
+static int leave(struct gpt_run *r, int code) {
+    if (r->failed) {
+        complain(r);
+    }
+    if (r->failed && !r->everywhere) {
+        // Such as a full disk: the other ranks wait for this one.
         (void)rondo_comm_abort(r->comm, r->error.text);
     }
-    if (rondo_ddp_destroy(r->ddp) != RONDO_OK || rondo_comm_destroy(r->comm) != RONDO_OK) {
-        code = code ? code : 1;
-    }
+    const bool failed = r->failed;
+    gpt_succeeded(r, rondo_ddp_destroy(r->ddp), "leaving");
+    gpt_succeeded(r, rondo_comm_destroy(r->comm), "leaving");
     if (code == 0 && r->share.rank == 0 && r->o.sample) {
         gpt_sample(&r->model, r->act, (uint64_t)r->o.seed, r->o.temperature, (size_t)r->o.sample);
     }
-    if (!gpt_curve_close(&r->curve, &r->error)) {
-        code = code ? code : 1;
-        r->failed = true;
-    }
-    if (r->failed) {
-        gpt_progress_end(&r->progress);
-        fprintf(stderr, "train_gpt: %s\n", r->error.text);
+    gpt_worked(r, gpt_curve_close(&r->curve, &r->error));
+    if (r->failed && !failed) {
+        complain(r);
+        code = 1;
     }
     gpt_activations_free(r->act);
     gpt_adamw_free(&r->adamw);
@@ -495,7 +341,7 @@ static int leave(struct run *r, int code) {
 }
 
 int main(int argc, char **argv) {
-    struct run r = {.held_first = NAN, .held_last = NAN};
+    struct gpt_run r = {.held_first = NAN, .held_last = NAN, .code = 1};
     switch (gpt_options_parse(argc, argv, &r.o, &r.error)) {
     case GPT_OPTIONS_HELP:
         gpt_options_help(stdout);

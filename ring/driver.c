@@ -90,9 +90,7 @@ rondo_status rdi_driver_create(struct rdi_engine *e, struct rdi_driver **out) {
     d->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     rondo_status s = RONDO_OK;
     if (d->epfd < 0 || d->wake < 0) {
-        s = rdi_fail_errno(RONDO_ERR_SYSTEM, errno,
-                           "cannot create the descriptors to sleep on; if there are too many open files, raise "
-                           "`ulimit -n`");
+        s = rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot create the descriptors to sleep on");
         goto err;
     }
     d->alive = mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The authenticated handshake: a state machine over bytes that knows nothing of sockets.
 //
-// Every message begins with the same header, which all versions of the protocol keep, so that two versions
-// can at least tell each other who they are. All numbers are in network byte order.
+// Every message begins with the same header, which all versions of the protocol keep, so that two
+// versions can at least tell each other who they are. All numbers are in network byte order.
 //
 //   0    4        6     7     8       10
 //   RNDO version  type  kind  length  body of `length` bytes
@@ -12,19 +12,20 @@
 //   PROOF      MAC("C", T, header)[32]
 //   WELCOME    reply[0..512] MAC("W", T, header, reply)[32]
 //
-// T is the hash chain over the whole messages before this one, T' = H(T, message), so each MAC covers all
-// that was said: a changed bit, another kind, a replayed or reflected message all end in a MAC that does not
-// fit. Each type has one length (or a bounded one), known before its body is read; the first wrong byte ends
-// the handshake, so garbage costs neither memory nor time.
+// T is the hash chain over the whole messages before this one, T' = H(T, message), so each MAC
+// covers all that was said: a changed bit, another kind, a replayed or reflected message all end in
+// a MAC that does not fit. Each type has one length (or a bounded one), known before its body is
+// read; the first wrong byte ends the handshake, so garbage costs neither memory nor time.
 //
 // What it gives: both ends know the job's key, now. What it does not: bytes that follow are neither
-// encrypted nor authenticated, so somebody who can alter packets between the hosts can alter them. A peer
-// that connects learns a MAC that it can try keys on, hence keys must be random, not words. The version in
-// a header is believed before anything is proved, because a peer of another version can prove nothing.
+// encrypted nor authenticated, so somebody who can alter packets between the hosts can alter them.
+// A peer that connects learns a MAC that it can try keys on, hence keys must be random, not words.
+// The version in a header is believed before anything is proved, because a peer of another version
+// can prove nothing.
 //
-// With auth=none the key is 32 zeros: the same exchange then shows that the other end is Rondo, of this
-// version and for this purpose; a port scanner or a job that has a key is kept out, but another job without
-// a key is not, nor is anybody who wants in.
+// With auth=none the key is 32 zeros: the same exchange then shows that the other end is Rondo, of
+// this version and for this purpose; a port scanner or a job that has a key is kept out, but
+// another job without a key is not, nor is anybody who wants in.
 #include "transport/internal.h"
 
 #include <sodium.h>
@@ -106,8 +107,9 @@ static void put16(uint8_t *at, unsigned v) {
 
 static unsigned get16(const uint8_t *at) { return (unsigned)at[0] << 8 | at[1]; }
 
-// Appends a message of header, two parts and, unless label is 0, a MAC to the output. It always fits: the
-// longest HELLO and PROOF, or CHALLENGE and WELCOME, are shorter than the buffer together.
+// Appends a message of header, two parts and, unless label is 0, a MAC to the output. It always
+// fits: the longest HELLO and PROOF, or CHALLENGE and WELCOME, are shorter than the buffer
+// together.
 static void emit(struct rdi_hs *hs, unsigned type, const void *a, size_t a_len, const void *b,
                  size_t b_len, char label) {
     uint8_t *message = hs->out + hs->out_len;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Status codes in words, the calling thread's last error, and the library's version.
 //
-// The text lives in a thread-local buffer of fixed size: an error can be told also when memory ran out, and
-// a thread that ends leaves nothing behind. All functions here keep errno, so that a caller may look at it
-// after the text was made.
+// The text lives in a thread-local buffer of fixed size: an error can be told also when memory ran
+// out, and a thread that ends leaves nothing behind. All functions here keep errno, so that a
+// caller may look at it after the text was made.
 #include "transport/internal.h"
 
 #include <errno.h>
@@ -97,8 +97,9 @@ static void describe_errno(int err, char *tail, size_t cap) {
     const char *name = strerrorname_np(err);
     struct rlimit limit;
     if (err == EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        snprintf(tail, cap, ": %s (EMFILE; this process may have %llu): raise the limit (ulimit -n)",
-                 what, (unsigned long long)limit.rlim_cur);
+        snprintf(tail, cap,
+                 ": %s (EMFILE; this process may have %llu): raise the limit (ulimit -n)", what,
+                 (unsigned long long)limit.rlim_cur);
     } else if (err == ENFILE) {
         snprintf(tail, cap, ": %s (ENFILE): raise the sysctl fs.file-max", what);
     } else if (name != NULL) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Which addresses of this host to use. By default those that other hosts have a chance to reach; docker's
-// and other bridges that lead only to containers look the same on every host and reach none, which is why
-// they are left out.
+// Which addresses of this host to use. By default those that other hosts have a chance to reach;
+// docker's and other bridges that lead only to containers look the same on every host and reach
+// none, which is why they are left out.
 #include "transport/netif.h"
 
 #include <arpa/inet.h>
@@ -15,6 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+// The carrier is there. IFF_RUNNING says much the same, but up to a second late after an interface
+// was set up. (<linux/if.h> has the name, and cannot be included together with <net/if.h>.)
+#define LOWER_UP (1u << 16)
 
 // Most addresses of a host that are looked at; the rest is left out.
 #define SEEN_MAX 512
@@ -149,7 +153,8 @@ static void take(struct choice *c, const struct rdi_netif_seen *s) {
     }
 }
 
-// One address per interface and family: a host with several (IPv6 privacy addresses) has not more wires.
+// One address per interface and family: a host with several (IPv6 privacy addresses) has not more
+// wires.
 static bool is_first_of_interface(const struct choice *c, const struct rdi_netif_seen *s) {
     for (size_t i = 0; i < c->n; i++) {
         if (c->out[i].family == s->at.family && strcmp(c->out[i].name, s->at.name) == 0) {
@@ -162,15 +167,15 @@ static bool is_first_of_interface(const struct choice *c, const struct rdi_netif
 static void take_defaults(struct choice *c) {
     for (size_t i = 0; i < c->count; i++) {
         const struct rdi_netif_seen *s = &c->seen[i];
-        if (s->up && s->running && family_fits(c, s) && !is_link_local(&s->at) &&
+        if (s->up && s->carrier && family_fits(c, s) && !is_link_local(&s->at) &&
             !s->private_bridge && !is_virtual_name(s->at.name) && is_first_of_interface(c, s)) {
             take(c, s);
         }
     }
 }
 
-// Takes what one name or subnet of the option means; returns how many addresses that is. A name means the
-// interface's link-local addresses only if it has no others.
+// Takes what one name or subnet of the option means; returns how many addresses that is. A name
+// means the interface's link-local addresses only if it has no others.
 static size_t take_item(struct choice *c, const char *item, size_t n) {
     struct subnet net;
     bool is_subnet = parse_subnet(item, n, &net);
@@ -299,7 +304,7 @@ static bool read_entry(const struct ifaddrs *a, struct rdi_netif_seen *s) {
     s->at.loopback = (a->ifa_flags & IFF_LOOPBACK) != 0;
     s->index = if_nametoindex(a->ifa_name);
     s->up = (a->ifa_flags & IFF_UP) != 0;
-    s->running = (a->ifa_flags & IFF_RUNNING) != 0;
+    s->carrier = (a->ifa_flags & LOWER_UP) != 0;
     s->private_bridge = is_private_bridge(a->ifa_name);
     return true;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The one table of options, and how values are read.
 //
-// The column `allowed` is both what a user reads and what a value is checked against, so the two cannot
-// differ. Its grammar: alternatives joined by '|', each a word or a range "low..high" (as values of that
-// type), the whole optionally followed by " step N".
+// The column `allowed` is both what a user reads and what a value is checked against, so the two
+// cannot differ. Its grammar: alternatives joined by '|', each a word or a range "low..high" (as
+// values of that type), the whole optionally followed by " step N".
 #include "transport/internal.h"
 
 #include <ctype.h>
@@ -71,8 +71,8 @@ static bool equals(const char *text, size_t n, const char *word) {
     return strlen(word) == n && memcmp(text, word, n) == 0;
 }
 
-// Digits and a suffix out of `units`, as a number in the base unit. Nothing else is accepted: no sign, no
-// space, no fraction.
+// Digits and a suffix out of `units`, as a number in the base unit. Nothing else is accepted: no
+// sign, no space, no fraction.
 struct unit {
     const char *suffix;
     int64_t factor;

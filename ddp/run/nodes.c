@@ -33,11 +33,17 @@ struct run_nodes {
     bool told, all_ended, closing;
 };
 
-static rondo_status set_text(struct run_nodes *nodes, const char *name, int node,
+static rondo_status put_text(struct rdi_store *store, const char *name, int node,
                              const char *text) {
     char key[64];
     snprintf(key, sizeof key, node >= 0 ? "launch/%s/%d" : "launch/%s", name, node);
-    return rdi_store_tcp_ops.set(nodes->store, key, text, strlen(text), RPC_MS);
+    return rdi_store_tcp_ops.set(store, key, text, strlen(text), RPC_MS);
+}
+
+// By the main thread.
+static rondo_status set_text(struct run_nodes *nodes, const char *name, int node,
+                             const char *text) {
+    return put_text(nodes->store, name, node, text);
 }
 
 // *text is NUL-terminated and the caller's to free.
@@ -251,10 +257,29 @@ static bool is_closing(struct run_nodes *nodes) {
     return closing;
 }
 
+// Returns the number of a node that is gone, else 0.
+static int read_mail(const char *text, struct run_news *news) {
+    int skip = 0, gone = 0;
+    if (strcmp(text, "done") == 0) {
+        news->kind = RUN_NEWS_DONE;
+    } else if (sscanf(text, "fail %d %n", &news->code, &skip) == 1 && news->code > 0 &&
+               news->code <= 255) {
+        snprintf(news->text, sizeof news->text, "%s", text + skip);
+    } else if (sscanf(text, "gone %d %n", &gone, &skip) == 1) {
+        news->code = RUN_EXIT_ERROR;
+        snprintf(news->text, sizeof news->text, "%s", text + skip);
+    } else {
+        news->code = RUN_EXIT_ERROR;
+        snprintf(news->text, sizeof news->text, "a message of another node is not understood");
+    }
+    return gone;
+}
+
 static void *wait_for_mail(void *arg) {
     struct run_nodes *nodes = arg;
     struct run_news news = {.kind = RUN_NEWS_FAIL, .code = RUN_EXIT_ERROR};
     char *text;
+    int gone = 0;
     rondo_status s;
     do {
         s = get_text(nodes->mail_store, "mail", nodes->o->node_rank, FOREVER_MS, &text);
@@ -269,19 +294,14 @@ static void *wait_for_mail(void *arg) {
         snprintf(news.text, sizeof news.text, "lost the launcher of node 0: %s",
                  rondo_last_error());
     } else {
-        int skip = 0;
-        if (strcmp(text, "done") == 0) {
-            news.kind = RUN_NEWS_DONE;
-        } else if (sscanf(text, "fail %d %n", &news.code, &skip) == 1 && news.code > 0 &&
-                   news.code <= 255) {
-            snprintf(news.text, sizeof news.text, "%s", text + skip);
-        } else {
-            news.code = RUN_EXIT_ERROR;
-            snprintf(news.text, sizeof news.text, "a message of another node is not understood");
-        }
+        gone = read_mail(text, &news);
         free(text);
     }
     put_news(nodes, &news);
+    if (gone > 0) {
+        // It cannot say so itself any more. After the news, which must not come later than the end.
+        put_text(nodes->mail_store, "end", gone, "gone");
+    }
     return NULL;
 }
 
@@ -304,22 +324,17 @@ static void *wait_for_ends(void *arg) {
     return NULL;
 }
 
-// Should this launcher be killed, node 0 shall hear of it, and not wait for its end.
-static rondo_status leave_wills(struct run_nodes *nodes) {
-    char host[RDI_HOST_MAX] = "", text[RDI_HOST_MAX + 128], key[64];
+// Should this launcher be killed, node 0 shall hear of it.
+static rondo_status leave_will(struct run_nodes *nodes) {
+    char host[RDI_HOST_MAX] = "", text[RDI_HOST_MAX + 128];
     if (nodes->o->node_rank == 0) {
         return RONDO_OK;
     }
     host_name(host);
     snprintf(text, sizeof text,
-             "fail %d the launcher of node %d (%s) ended without a word, or its host did",
-             RUN_EXIT_ERROR, nodes->o->node_rank, host);
-    rondo_status s = rdi_store_will(nodes->store, "launch/mail/0", text, strlen(text), RPC_MS);
-    if (s == RONDO_OK) {
-        snprintf(key, sizeof key, "launch/end/%d", nodes->o->node_rank);
-        s = rdi_store_will(nodes->mail_store, key, "gone", 4, RPC_MS);
-    }
-    return s;
+             "gone %d the launcher of node %d (%s) ended without a word, or its host did",
+             nodes->o->node_rank, nodes->o->node_rank, host);
+    return rdi_store_will(nodes->store, "launch/mail/0", text, strlen(text), RPC_MS);
 }
 
 static rondo_status start_threads(struct run_nodes *nodes) {
@@ -379,8 +394,8 @@ void run_nodes_fail(struct run_nodes *nodes, int code, const char *text) {
 }
 
 void run_nodes_end(struct run_nodes *nodes) {
-    rdi_store_will(nodes->store, "launch/mail/0", NULL, 0, RPC_MS);
     set_text(nodes, "end", nodes->o->node_rank, "ended");
+    rdi_store_will(nodes->store, "launch/mail/0", NULL, 0, RPC_MS);
 }
 
 void run_nodes_done(struct run_nodes *nodes) {
@@ -435,7 +450,7 @@ rondo_status run_nodes_open(const struct run_options *o, const struct rdi_job *j
     if (s == RONDO_OK) {
         s = meet(nodes, env);
         if (s == RONDO_OK) {
-            s = leave_wills(nodes);
+            s = leave_will(nodes);
         }
         if (s == RONDO_OK) {
             s = start_threads(nodes);

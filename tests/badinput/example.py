@@ -49,7 +49,7 @@ TABLE = (
     ("a data file that is not there", lambda job: ("--data", "/nonexistent/text"), 1,
      ("/nonexistent/text", "No such file")),
     ("an empty data file", lambda job: ("--data", write(job, "empty")), 1, ("empty", "it is empty")),
-    ("a directory as data file", lambda job: ("--data", job.folder), 1, ("directory",)),
+    ("a directory as data file", lambda job: ("--data", job.folder), 1, ("not a file",)),
     ("a data file that is too short", lambda job: ("--data", write(job, "tiny", "word")), 1, ("too short",)),
     ("a checkpoint that cannot be written", lambda job: ("--data", "TEXT", "--checkpoint", folder_without_rights(job)),
      1, ("cannot write", "checkpoint")),
@@ -81,4 +81,4 @@ def one_rank_alone(new_job):
                   RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank, RONDO_CONNECT_TIMEOUT="3s")
     job.wait(20)
     expect_error(job.processes[1], "/nonexistent/text", "No such file", code=1)
-    expect_error(job.processes[0], "rank 1", code=1)
+    expect_error(job.processes[0], "waiting for ranks 1", code=1)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 
 SANITIZERS = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:")
 
@@ -83,6 +84,7 @@ class Job:
     def __init__(self, folder):
         self.folder = tempfile.mkdtemp(prefix="job", dir=folder)
         self.port = free_port()
+        self.mark = f"BADINPUT_JOB={uuid.uuid4()}"   # inherited by whatever the job starts
         self.processes = []
         self.keys = []
         self.key_file = self.make_key("key")
@@ -102,6 +104,8 @@ class Job:
                if not k.startswith("RONDO_") and k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
         env.update(HOME=self.folder, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(self.port), OMP_NUM_THREADS="1",
                    OPENBLAS_NUM_THREADS="1", RONDO_CONNECT_TIMEOUT="20s", RONDO_KEY_FILE=self.key_file)
+        name, _, value = self.mark.partition("=")
+        env[name] = value
         for name, value in more.items():
             if value is None:
                 env.pop(name, None)
@@ -153,17 +157,30 @@ class Job:
             print("".join(f"    {line}\n" for line in p.text.splitlines()[-20:]), end="")
 
     def close(self):
-        """Ends what still runs; whether something had to be."""
-        left = []
-        for p in self.processes:
-            p.poll()
+        """Ends what still runs; its names."""
+        left = {pid: name_of(pid) for pid in self.members()}
+        for pid in left:
             try:
-                os.killpg(p.pid, signal.SIGKILL)
-                left.append(p.name)
+                os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        for p in self.processes:
             p.popen.wait()
+            p.poll()
         return left
+
+    def members(self):
+        """Living processes that the job started, and those that they started, whatever their session."""
+        found = []
+        for name in os.listdir("/proc"):
+            try:
+                if name.isdigit():
+                    with open(f"/proc/{name}/environ", "rb") as f:
+                        if self.mark.encode() in f.read().split(b"\0"):
+                            found.append(int(name))
+            except OSError:   # gone, or not ours
+                continue
+        return found
 
     def check(self):
         """What must hold after every case."""
@@ -176,9 +193,6 @@ class Job:
         files = {f for f in set(os.listdir("/dev/shm")) - self.shm_before if "rondo" in f}
         if files:
             raise Failed(f"left in /dev/shm: {files}")
-        left = members([p.pid for p in self.processes])
-        if left:
-            raise Failed(f"left running: {left}")
         if any(state == LISTEN and port == self.port for state, port, _ in tcp_sockets()):
             raise Failed(f"port {self.port} is still served")
 
@@ -205,23 +219,16 @@ def tcp_sockets():
             yield row[3], int(row[1].rsplit(":", 1)[1], 16), row[9]
 
 
-def members(sessions):
-    """Living processes of these sessions."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as f:
-                    fields = f.read().rsplit(")", 1)[1].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[3]) in sessions and fields[0] != "Z":
-                found.append(int(name))
-    return found
+def name_of(pid):
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as f:
+            return f.read().strip()
+    except OSError:
+        return "?"
 
 
-def listening_ports(pids):
-    """Ports that these processes listen on."""
+def socket_inodes(pids):
+    """The sockets that these processes have open."""
     inodes = set()
     for pid in pids:
         try:
@@ -231,7 +238,26 @@ def listening_ports(pids):
                     inodes.add(link[8:-1])
         except (FileNotFoundError, ProcessLookupError):
             continue
+    return inodes
+
+
+def listening_ports(pids):
+    """TCP ports that these processes listen on."""
+    inodes = socket_inodes(pids)
     return sorted({port for state, port, inode in tcp_sockets() if state == LISTEN and inode in inodes})
+
+
+def unix_listeners(pids):
+    """Addresses of Unix sockets that these processes listen on, as connect() takes them."""
+    inodes = socket_inodes(pids)
+    found = []
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as f:
+        for line in f.readlines()[1:]:
+            fields = line.split()
+            listens = int(fields[3], 16) & 0x10000
+            if len(fields) == 8 and listens and fields[6] in inodes:
+                found.append("\0" + fields[7][1:] if fields[7][0] == "@" else fields[7])
+    return found
 
 
 # ---- Findings ----------------------------------------------------------------------------------------

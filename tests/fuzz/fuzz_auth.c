@@ -5,8 +5,8 @@
 //   input[1]  how the bytes are cut
 //   the rest  0, 1: the bytes            2: triples of message, offset, bits to flip
 //
-// In the first two nobody may get in; in the third both ends come to the same end if nothing was altered,
-// and never both if something was.
+// In the first two nobody may get in; in the third both ends come to the same end if nothing was
+// altered, and never both if something was.
 #include "fuzz.h"
 #include "transport/internal.h"
 
@@ -21,8 +21,7 @@ static void count_up(void *self, void *buf, size_t n) {
 }
 
 static const struct rdi_env env = {.random = count_up};
-static const struct rdi_job job = {
-    .size = 2, .auth = true, .key = "a key that no input can have"};
+static const struct rdi_job job = {.size = 2, .auth = true, .key = "a key that no input can have"};
 
 static void check(const struct rdi_hs *hs) {
     MUST(hs->out_off <= hs->out_len && hs->out_len <= RDI_HS_BUFFER);

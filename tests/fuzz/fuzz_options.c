@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The reader of options: text of a configuration in the first line, NAME=value of the environment in the
-// others. What is accepted is in the table's ranges; what is not is named in the error and changes nothing.
+// The reader of options: text of a configuration in the first line, NAME=value of the environment
+// in the others. What is accepted is in the table's ranges; what is not is named in the error and
+// changes nothing.
 #include "fuzz.h"
 #include "transport/internal.h"
 

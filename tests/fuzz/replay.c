@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Gives the inputs in the folders named on the command line to a fuzz target: each as it is, each of its
-// beginnings, and many alterations, the same ones every time. Every input lies in a block of its own size,
-// so that a sanitizer sees the first byte that is read beyond it.
+// Gives the inputs in the folders named on the command line to a fuzz target: each as it is, each
+// of its beginnings, and many alterations, the same ones every time. Every input lies in a block of
+// its own size, so that a sanitizer sees the first byte that is read beyond it.
 #include "fuzz.h"
 
 #include <dirent.h>

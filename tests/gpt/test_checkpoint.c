@@ -96,7 +96,8 @@ static void test_every_damaged_byte_is_seen(void **state) {
     free(bytes);
 }
 
-// The bytes are copied to a block of their exact size, so that a sanitizer sees a read behind the end.
+// The bytes are copied to a block of their exact size, so that a sanitizer sees a read behind the
+// end.
 static bool parses(const uint8_t *bytes, size_t len) {
     struct gpt_checkpoint c;
     struct gpt_error e;
@@ -186,7 +187,7 @@ static void test_load_errors(void **state) {
     part.iov_len = 0;
     assert_true(gpt_file_replace(path, &part, 1, &e));
     expect_failure(path, &shape, "empty");
-    part = (struct iovec){(void *)(uintptr_t)"hello, world", 12};
+    part = (struct iovec){(void *)(uintptr_t) "hello, world", 12};
     assert_true(gpt_file_replace(path, &part, 1, &e));
     expect_failure(path, &shape, "not a checkpoint");
     free(bytes);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The file of figures and the picture, also of runs that are odd: no point, one point, flat, very long.
+// The file of figures and the picture, also of runs that are odd: no point, one point, flat, very
+// long.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,7 +37,8 @@ static void test_csv(void **state) {
     struct gpt_error e;
     assert_true(gpt_curve_open(&c, csv, &e));
     assert_true(gpt_curve_add(
-        &c, &(struct gpt_point){.step = 0, .rate = 0.5, .train = 5.25, .norm = 2, .held = 5.5}, &e));
+        &c, &(struct gpt_point){.step = 0, .rate = 0.5, .train = 5.25, .norm = 2, .held = 5.5},
+        &e));
     assert_true(gpt_curve_add(
         &c,
         &(struct gpt_point){

@@ -62,12 +62,11 @@ static void test_split(void **state) {
     gpt_corpus_free(&c);
 }
 
-static int by_content(const void *a, const void *b) {
-    return memcmp(a, b, CONTEXT);
-}
+static int by_content(const void *a, const void *b) { return memcmp(a, b, CONTEXT); }
 
 // All sequences of a step, gathered from `world` ranks and sorted.
-static void gather(const struct gpt_corpus *c, int world, int64_t batch, uint64_t step, uint8_t *all) {
+static void gather(const struct gpt_corpus *c, int world, int64_t batch, uint64_t step,
+                   uint8_t *all) {
     int n = 0;
     for (int rank = 0; rank < world; rank++) {
         const struct gpt_share share = {.rank = rank, .world = world, .batch = batch};
@@ -135,7 +134,8 @@ static void test_held_windows(void **state) {
     uint8_t in[CONTEXT], target[CONTEXT];
     for (size_t limit = 1; limit <= 200; limit += 7) {
         const size_t n = gpt_held_count(&c, CONTEXT, limit);
-        assert_int_equal(n, limit < (c.held_len - 1) / CONTEXT ? limit : (c.held_len - 1) / CONTEXT);
+        assert_int_equal(n,
+                         limit < (c.held_len - 1) / CONTEXT ? limit : (c.held_len - 1) / CONTEXT);
         gpt_held_window(&c, CONTEXT, limit, 0, in, target);
         assert_memory_equal(in, c.held, CONTEXT);
         gpt_held_window(&c, CONTEXT, limit, n - 1, in, target);

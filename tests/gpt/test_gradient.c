@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // The hand-written backward against finite differences of the loss, tensor by tensor.
 //
-// Along a unit direction d the slope of the loss is gradient * d. It is measured with the fourth-order
-// formula (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h; the loss is a sum in double over float
-// activations, which leaves a noise of about 1e-7 / h. One direction is the gradient's own, in which
-// the slope must be its length: any error in it shows there, unless it is at a right angle to it. The
-// others are random and show the rest.
+// Along a unit direction d the slope of the loss is gradient * d. It is measured with the
+// fourth-order formula (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h; the loss is a sum in double
+// over float activations, which leaves a noise of about 1e-7 / h. One direction is the gradient's
+// own, in which the slope must be its length: any error in it shows there, unless it is at a right
+// angle to it. The others are random and show the rest.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -168,8 +168,8 @@ static void test_short_sequences(void **state) {
     check_all(LENGTH - 5);
 }
 
-// What DDP relies on: each gradient is announced once, from the last tensor to the first, and does not
-// change any more afterwards.
+// What DDP relies on: each gradient is announced once, from the last tensor to the first, and does
+// not change any more afterwards.
 static void test_ready_when_complete(void **state) {
     (void)state;
     struct checked c;
@@ -182,8 +182,8 @@ static void test_ready_when_complete(void **state) {
     destroy(&c);
 }
 
-// The gradient of a batch is the sum of those of its sequences, which is what makes it right to deal a
-// batch out to ranks.
+// The gradient of a batch is the sum of those of its sequences, which is what makes it right to
+// deal a batch out to ranks.
 static void test_batch_is_sum(void **state) {
     (void)state;
     struct checked c;
@@ -229,8 +229,10 @@ static void test_causal(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_context),        cmocka_unit_test(test_short_sequences),
-        cmocka_unit_test(test_ready_when_complete), cmocka_unit_test(test_batch_is_sum),
+        cmocka_unit_test(test_full_context),
+        cmocka_unit_test(test_short_sequences),
+        cmocka_unit_test(test_ready_when_complete),
+        cmocka_unit_test(test_batch_is_sum),
         cmocka_unit_test(test_causal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,7 +18,7 @@ enum { MOST_WORDS = 16 };
 // Parses "train_gpt" and the words.
 static enum gpt_options_result parse(const char *const *words, struct gpt_options *o,
                                      struct gpt_error *e) {
-    char *argv[MOST_WORDS + 1] = {(char *)(uintptr_t)"train_gpt"};
+    char *argv[MOST_WORDS + 1] = {(char *)(uintptr_t) "train_gpt"};
     int argc = 1;
     for (; words[argc - 1]; argc++) {
         argv[argc] = (char *)(uintptr_t)words[argc - 1];

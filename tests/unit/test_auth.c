@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The handshake over bytes: all the ways in which it may be cut, altered, replayed or begun by somebody else.
+// The handshake over bytes: all the ways in which it may be cut, altered, replayed or begun by
+// somebody else.
 #include "transport/internal.h"
 
 #include <setjmp.h>
@@ -191,7 +192,8 @@ static void test_truncations(void **state) {
     }
 }
 
-// Any bit of any message, flipped: nobody gets to the end. (One in the hello is found by the other side.)
+// Any bit of any message, flipped: nobody gets to the end. (One in the hello is found by the other
+// side.)
 static void test_bit_flips(void **state) {
     (void)state;
     struct rdi_hs c, a;
@@ -290,7 +292,8 @@ static void test_replay(void **state) {
     assert_int_equal(c.error, RONDO_ERR_AUTH);
 }
 
-// Somebody without the key answers a connector with what an acceptor, or the connector itself, said.
+// Somebody without the key answers a connector with what an acceptor, or the connector itself,
+// said.
 static void test_reflection(void **state) {
     (void)state;
     struct rdi_hs c, a;
@@ -348,7 +351,8 @@ static void test_other_version(void **state) {
     assert_non_null(strstr(a.why, "version 321"));
     assert_non_null(strstr(a.why, "version 1"));
 
-    // The answer says which version the acceptor speaks; here a connector of ours gets such an answer.
+    // The answer says which version the acceptor speaks; here a connector of ours gets such an
+    // answer.
     n = take(&a, wire, sizeof wire);
     assert_int_equal(n, HEADER);
     assert_int_equal(wire[4] << 8 | wire[5], 1);

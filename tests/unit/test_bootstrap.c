@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Ranks as processes that find each other: through Rondo's own store, a launcher's and the caller's; and
-// what all of them are told when one is missing, leaves, or does not belong.
+// Ranks as processes that find each other: through Rondo's own store, a launcher's and the
+// caller's; and what all of them are told when one is missing, leaves, or does not belong.
 #include "transport/bootstrap/exchange.h"
 #include "transport/bootstrap/store_wire.h"
 

@@ -37,7 +37,7 @@ static struct rdi_netif_seen *add(const char *name, const char *address, unsigne
             s->index = seen[i].index;
         }
     }
-    s->up = s->running = true;
+    s->up = s->carrier = true;
     return s;
 }
 
@@ -51,7 +51,7 @@ static void usual_host(void) {
     add("docker0", "172.17.0.1", 16);
     add("eth1", "10.2.2.3", 16);
     add("br0", "192.168.7.1", 24)->private_bridge = true;
-    add("eth2", "10.3.2.3", 16)->running = false;
+    add("eth2", "10.3.2.3", 16)->carrier = false;
     add("eth3", "169.254.1.1", 16);
     add("eth4", "10.4.0.1", 16)->up = false;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The table of options against itself, and every way to give a value rightly and wrongly; also the error
-// texts and log lines that all layers share.
+// The table of options against itself, and every way to give a value rightly and wrongly; also the
+// error texts and log lines that all layers share.
 #include "transport/internal.h"
 
 #include <errno.h>
@@ -172,7 +172,8 @@ static void test_unknown_names(void **state) {
     refuse(text, "qqqq", "nearest");
 }
 
-// What the table says is what is done: both ends of each range are taken, and what lies outside is not.
+// What the table says is what is done: both ends of each range are taken, and what lies outside is
+// not.
 static void check_ends(const rondo_option_info *row) {
     char low[32], high[32], item[128];
     const char *range = strrchr(row->allowed, '|');

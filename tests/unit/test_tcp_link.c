@@ -2,6 +2,9 @@
 // A tcp link that works: every size, order, landing, credit, several paths, control messages, the end.
 #include "tests/unit/tcp_pair.h"
 
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 
 #define LO "interface=lo"
@@ -155,6 +158,45 @@ static void test_link_local(void **state) {
     }
     s.net->ops->close(s.net);
     exchange("interface=fe80::/10", "interface=fe80::/10", 1);
+
+    // The peer's number of its zone is another one.
+    struct pair p;
+    struct rdi_tcp_blob other;
+    uint8_t blob[RDI_BLOB_MAX];
+    size_t len;
+    pair_open(&p, "interface=fe80::/10", "interface=fe80::/10");
+    p.side[1].net->ops->address(p.side[1].net, blob, &len);
+    assert_true(rdi_tcp_blob_read(&other, blob, len));
+    for (unsigned i = 0; i < other.count; i++) {
+        other.addr[i].scope += 1000;
+    }
+    len = rdi_tcp_blob_write(&other, blob);
+    struct rdi_link_id id = {.comm = 1, .from = 0, .to = 1};
+    assert_int_equal(p.side[0].net->ops->connect(p.side[0].net, &id, blob, len, &p.link), RONDO_OK);
+    pair_drive_until(&p, pair_link_up(&p));
+    pair_close(&p);
+}
+
+// What the kernel is told about each connection, on both ends.
+static void test_socket_options(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",path_grace=7s", LO ",path_grace=7s");
+    pair_connect(&p);
+    struct rdi_link *ends[2] = {p.link, p.side[1].accepted};
+    for (int i = 0; i < 2; i++) {
+        int fd = ((struct rdi_tcp_link *)ends[i])->paths[0]->fd, on = 0;
+        unsigned ms = 0;
+        socklen_t len = sizeof on;
+        assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &len), 0);
+        assert_int_equal(on, 1);
+        assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, &len), 0);
+        assert_int_equal(on, 1);
+        assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, &len), 0);
+        assert_int_equal(ms, 7000);
+        assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    }
+    pair_close(&p);
 }
 
 static void test_smaller_of_both(void **state) {
@@ -241,6 +283,24 @@ static void test_credit_is_prompt(void **state) {
     }
     assert_int_equal(p.link->credit, 13);
     free(f.data);
+    pair_close(&p);
+}
+
+// Two ranks that only ever poll: the acknowledgement that nobody asked for comes all the same, soon.
+static void test_lazy_acknowledgement(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO, LO);
+    pair_connect(&p);
+    struct rdi_put put = {.data = "x", .len = 1};
+    assert_int_equal(p.link->ops->put(p.link, &put), RONDO_OK);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (p.link->sent == 0 && pair_now() < end) {
+        for (int i = 0; i < 2; i++) {
+            p.side[i].net->ops->progress(p.side[i].net, true);
+        }
+    }
+    assert_int_equal(p.link->sent, 1);
     pair_close(&p);
 }
 
@@ -607,10 +667,12 @@ int main(void) {
         cmocka_unit_test(test_several_sockets),
         cmocka_unit_test(test_ipv6),
         cmocka_unit_test(test_link_local),
+        cmocka_unit_test(test_socket_options),
         cmocka_unit_test(test_smaller_of_both),
         cmocka_unit_test(test_many_small),
         cmocka_unit_test(test_credit),
         cmocka_unit_test(test_credit_is_prompt),
+        cmocka_unit_test(test_lazy_acknowledgement),
         cmocka_unit_test(test_landing),
         cmocka_unit_test(test_ctrl),
         cmocka_unit_test(test_ctrl_beside_messages),

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MS 1000000u
 #define LINGER_MS 3000 // rank 0's patience with ranks that still read
@@ -38,22 +39,31 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
     return s;
 }
 
-// Connects and agrees on a session. The port may still be that of a job just ending, whose ranks these
-// were: its store takes the hello and then goes, and the new one comes.
+// Connects and agrees on a session. The port may still be that of a job just ending, whose ranks
+// these were: its store takes the hello and then goes, and the new one comes.
 static rondo_status join(struct rdi_bootstrap *b, const struct rdi_launch *launch,
                          const struct rdi_job *job, const char *key_source, bool with_secret) {
     uint64_t deadline = rdi_now(&b->env) + (uint64_t)b->timeout_ms * MS;
+    char lost[RDI_ERROR_TEXT] = "";
     for (;;) {
-        rondo_status s = b->callers ? RONDO_OK
-                                    : connect_store(b, launch, job, key_source, deadline);
+        rondo_status s = RONDO_OK;
+        if (!b->callers) {
+            s = connect_store(b, launch, job, key_source, deadline);
+        }
+        if (s == RONDO_ERR_TIMEOUT && lost[0] != '\0') {
+            return rdi_fail(RONDO_ERR_PEER, "%s, and nobody serves it any more", lost);
+        }
         if (s == RONDO_OK) {
             s = rdi_join(b, with_secret, deadline);
         }
         if (s != RONDO_ERR_PEER || b->callers || b->rank == 0 || rdi_now(&b->env) >= deadline) {
             return s;
         }
+        snprintf(lost, sizeof lost, "%s", rondo_last_error());
         rdi_store_close(b->own);
         b->own = NULL;
+        struct timespec pause = {.tv_nsec = 20 * MS};
+        nanosleep(&pause, NULL);
     }
 }
 

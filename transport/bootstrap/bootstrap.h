@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the files of the bootstrap share: the place in the job, the key's source, the store's limits.
+// What the files of the bootstrap share: the place in the job, the key's source, the store's
+// limits.
 #ifndef RDI_BOOTSTRAP_BOOTSTRAP_H
 #define RDI_BOOTSTRAP_BOOTSTRAP_H
 
@@ -34,9 +35,9 @@ void rdi_host_find(struct rdi_job *job);
 // ---- Key -----------------------------------------------------------------------------------------
 
 #define RDI_KEY_SOURCE 320
-// As rdi_key_find() for a place in the job that is known already; job->rank and job->size are set. `source`
-// tells where the key came from, for messages. RONDO_AGAIN: it comes through the caller's store, from rank 0,
-// when the ranks join.
+// As rdi_key_find() for a place in the job that is known already; job->rank and job->size are set.
+// `source` tells where the key came from, for messages. RONDO_AGAIN: it comes through the caller's
+// store, from rank 0, when the ranks join.
 rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_options *options,
                               const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
                               char source[RDI_KEY_SOURCE]);
@@ -52,8 +53,9 @@ struct rdi_store_limits {
 };
 extern const struct rdi_store_limits rdi_store_default_limits;
 
-// Leaves a value with the server, which sets it when this client's connection ends, for whatever reason: so
-// that others learn of a process that was killed. Replaces the last one; len 0 takes it back. len <= 4096.
+// Leaves a value with the server, which sets it when this client's connection ends, for whatever
+// reason: so that others learn of a process that was killed. Replaces the last one; len 0 takes it
+// back. len <= 4096.
 rondo_status rdi_store_will(struct rdi_store *st, const char *key, const void *value, size_t len,
                             int timeout_ms);
 
@@ -61,8 +63,8 @@ rondo_status rdi_store_will(struct rdi_store *st, const char *key, const void *v
 rondo_status rdi_store_server_start_limited(const char *addr, int port, const struct rdi_job *job,
                                             const struct rdi_store_limits *limits,
                                             struct rdi_store_server **out);
-// Connections that were dropped because they did not prove the job's key; `last` receives the last one's
-// address and what was wrong with it.
+// Connections that were dropped because they did not prove the job's key; `last` receives the last
+// one's address and what was wrong with it.
 uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size_t cap);
 // 0, or the errno for which it cannot accept connections at present: EMFILE, ENOMEM ...
 int rdi_store_server_starved(struct rdi_store_server *s);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Rank, world size, local rank and where the store is: explicit configuration first, then the variables of
-// launchers, field by field. One table, in this order:
+// Rank, world size, local rank and where the store is: explicit configuration first, then the
+// variables of launchers, field by field. One table, in this order:
 //
-// rondo-run and torchrun come first because they are what a user starts inside an allocation or under
-// another launcher; Open MPI and Hydra come before Slurm because mpirun inside an allocation leaves Slurm's
-// variables of its own daemons in place. Slurm is recognised by a variable of the step (srun), since the
-// script of a batch job also has SLURM_PROCID and SLURM_NTASKS and yet runs once; Hydra by one that srun's
-// PMI plugins do not set.
+// rondo-run and torchrun come first because they are what a user starts inside an allocation or
+// under another launcher; Open MPI and Hydra come before Slurm because mpirun inside an allocation
+// leaves Slurm's variables of its own daemons in place. Slurm is recognised by a variable of the
+// step (srun), since the script of a batch job also has SLURM_PROCID and SLURM_NTASKS and yet runs
+// once; Hydra by one that srun's PMI plugins do not set.
 #include "transport/bootstrap/bootstrap.h"
 
 #include <arpa/inet.h>
@@ -125,8 +125,8 @@ static rondo_status find_rank_and_size(const rondo_config *config, rdi_getenv ge
     return RONDO_OK;
 }
 
-// The launcher's local rank counts only if this process is the rank that the launcher means: a program may
-// run several ranks as threads and give each its own.
+// The launcher's local rank counts only if this process is the rank that the launcher means: a
+// program may run several ranks as threads and give each its own.
 static bool launcher_means_us(rdi_getenv get, const struct launcher *row,
                               const struct rdi_launch *out) {
     const char *rank = variable(get, row->rank), *size = variable(get, row->size);

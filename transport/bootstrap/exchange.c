@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// How ranks meet over nothing but set and get on a store, in O(n) requests for all of them together.
+// How ranks meet over nothing but set and get on a store, in O(n) requests for all of them
+// together.
 //
 //   rank r                                              rank 0
 //     set rondo/hello/<r> = nonce
@@ -11,11 +12,11 @@
 //                                                         set rondo/<session>/<exchange>/all = table
 //     get rondo/<session>/<exchange>/all
 //
-// A store may have served a job before, so rondo/hello/<r> can be old. Rank 0 then welcomes a nonce that
-// nobody waits for, and reads again until the record is there; every other key has something random in it
-// that is new in each start of a job. When a rank is missing, the table says which, so all ranks give the
-// same error. A rank that leaves early puts its reason at rondo/<session>/left/<r>; Rondo's own store does
-// so for one that is killed.
+// A store may have served a job before, so rondo/hello/<r> can be old. Rank 0 then welcomes a nonce
+// that nobody waits for, and reads again until the record is there; every other key has something
+// random in it that is new in each start of a job. When a rank is missing, the table says which, so
+// all ranks give the same error. A rank that leaves early puts its reason at
+// rondo/<session>/left/<r>; Rondo's own store does so for one that is killed.
 #include "transport/bootstrap/exchange.h"
 #include "transport/bootstrap/store_wire.h"
 
@@ -25,23 +26,16 @@
 #include <string.h>
 
 #define MS 1000000u
-#define LOG_MS 5000
-#define SWEEP_MS 1000 // between looks at all missing ranks
-#define NONCE_BYTES 16
-#define NEWCOMER_MS 100 // time for a welcomed rank to answer, before its hello is read again
-#define GRACE_MS 5000   // rank 0's verdict may come this much after its deadline
-#define LEAVE_MS 50     // between looks for ranks that died and so did not say that they left
-#define SET_MS 5000     // least patience with a set
-#define KEY_CAP (RDI_STORE_KEY_MAX + 1)
-#define FAILURE_CAP (RDI_TABLE_HEAD + RDI_ERROR_TEXT)
+#define GRACE_MS 5000 // rank 0's verdict may come this much after its deadline
+#define LEAVE_MS 50   // between looks for ranks that died and so did not say that they left
 
 // ---- The store -----------------------------------------------------------------------------------
 
-static uint64_t after_ms(const struct rdi_bootstrap *b, int ms) {
+uint64_t rdi_after_ms(const struct rdi_bootstrap *b, int ms) {
     return rdi_now(&b->env) + (uint64_t)ms * MS;
 }
 
-static int ms_until(const struct rdi_bootstrap *b, uint64_t when) {
+int rdi_ms_until(const struct rdi_bootstrap *b, uint64_t when) {
     uint64_t now = rdi_now(&b->env);
     return when > now ? (int)((when - now + MS - 1) / MS) : 0;
 }
@@ -57,15 +51,14 @@ static rondo_status store_failed(const struct rdi_bootstrap *b, rondo_status s, 
                     b->rank, rondo_status_name(s), rondo_status_string(s));
 }
 
-static rondo_status set_key(const struct rdi_bootstrap *b, const char *key, const void *value,
-                            size_t len, int ms) {
-    rondo_status s = b->ops->set(b->store, key, value, len, ms > SET_MS ? ms : SET_MS);
+rondo_status rdi_set_key(const struct rdi_bootstrap *b, const char *key, const void *value,
+                         size_t len, int ms) {
+    rondo_status s = b->ops->set(b->store, key, value, len, ms > RDI_SET_MS ? ms : RDI_SET_MS);
     return s == RONDO_OK ? s : store_failed(b, s, "set", key);
 }
 
-// RONDO_ERR_TIMEOUT is a normal answer and has no text.
-static rondo_status get_key(const struct rdi_bootstrap *b, const char *key, int ms, void **value,
-                            size_t *len) {
+rondo_status rdi_get_key(const struct rdi_bootstrap *b, const char *key, int ms, void **value,
+                         size_t *len) {
     *value = NULL;
     *len = 0;
     rondo_status s = b->ops->get(b->store, key, value, len, ms > b->peek_ms ? ms : b->peek_ms);
@@ -75,16 +68,16 @@ static rondo_status get_key(const struct rdi_bootstrap *b, const char *key, int 
     return s == RONDO_OK || s == RONDO_ERR_TIMEOUT ? s : store_failed(b, s, "get", key);
 }
 
-static void session_key(const struct rdi_bootstrap *b, char key[KEY_CAP], const char *name,
-                        const char *leaf) {
-    snprintf(key, KEY_CAP, "rondo/%s/%.*s/%s", b->session, RDI_EXCHANGE_NAME_MAX, name, leaf);
+void rdi_session_key(const struct rdi_bootstrap *b, char key[RDI_KEY_CAP], const char *name,
+                     const char *leaf) {
+    snprintf(key, RDI_KEY_CAP, "rondo/%s/%.*s/%s", b->session, RDI_EXCHANGE_NAME_MAX, name, leaf);
 }
 
-static void session_key_of(const struct rdi_bootstrap *b, char key[KEY_CAP], const char *name,
-                           int rank) {
+void rdi_session_key_of(const struct rdi_bootstrap *b, char key[RDI_KEY_CAP], const char *name,
+                        int rank) {
     char leaf[16];
     snprintf(leaf, sizeof leaf, "%d", rank);
-    session_key(b, key, name, leaf);
+    rdi_session_key(b, key, name, leaf);
 }
 
 // Whether what others shall read when this rank has left can stay with the store until it has.
@@ -95,53 +88,53 @@ static bool leaves_will(const struct rdi_bootstrap *b) {
 // Should this process be killed, the others learn it from the end of its connection.
 static rondo_status prepare_to_leave(struct rdi_bootstrap *b) {
     static const char text[] = ":its process ended without a word, or its host did";
-    char key[KEY_CAP];
-    session_key_of(b, key, "left", b->rank);
-    return leaves_will(b) ? rdi_store_will(b->own, key, text, sizeof text - 1, SET_MS) : RONDO_OK;
+    char key[RDI_KEY_CAP];
+    rdi_session_key_of(b, key, "left", b->rank);
+    return leaves_will(b) ? rdi_store_will(b->own, key, text, sizeof text - 1, RDI_SET_MS)
+                          : RONDO_OK;
 }
 
 void rdi_leave(struct rdi_bootstrap *b) {
-    char key[KEY_CAP], text[RDI_ERROR_TEXT];
+    char key[RDI_KEY_CAP], text[RDI_ERROR_TEXT];
     if (b->ops == NULL || b->session[0] == '\0') {
         return;
     }
     snprintf(text, sizeof text, "%s", rondo_last_error());
-    session_key_of(b, key, "left", b->rank);
+    rdi_session_key_of(b, key, "left", b->rank);
     // A byte in front, since a value of no bytes is beyond some stores.
     char value[RDI_ERROR_TEXT + 1];
     snprintf(value, sizeof value, ":%s", text);
     if (leaves_will(b)) {
-        rdi_store_will(b->own, key, value, strlen(value), SET_MS);
+        rdi_store_will(b->own, key, value, strlen(value), RDI_SET_MS);
     } else {
-        set_key(b, key, value, strlen(value), SET_MS);
+        rdi_set_key(b, key, value, strlen(value), RDI_SET_MS);
     }
     rdi_set_last_error(text);
 }
 
-// Looks for what they say, rather than for the end of their connections: a rank may be back already, for
-// the next job on this port. Ranks that never came are not connected.
+// Looks for what they say, rather than for the end of their connections: a rank may be back
+// already, for the next job on this port. Ranks that never came are not connected.
 void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline) {
     for (int r = 1; r < b->size; r++) {
         rondo_status s = RONDO_ERR_TIMEOUT;
         while (s == RONDO_ERR_TIMEOUT && rdi_now(&b->env) < deadline &&
                rdi_store_server_clients(b->server) > 1) {
-            char key[KEY_CAP];
+            char key[RDI_KEY_CAP];
             void *value;
             size_t len;
-            session_key_of(b, key, "left", r);
-            s = get_key(b, key, LEAVE_MS, &value, &len);
+            rdi_session_key_of(b, key, "left", r);
+            s = rdi_get_key(b, key, LEAVE_MS, &value, &len);
             free(value);
         }
     }
 }
 
-// Whether a rank has left; the error then has its reason.
-static rondo_status check_left(const struct rdi_bootstrap *b, int rank) {
-    char key[KEY_CAP];
+rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank) {
+    char key[RDI_KEY_CAP];
     void *value;
     size_t len;
-    session_key_of(b, key, "left", rank);
-    rondo_status s = get_key(b, key, 0, &value, &len);
+    rdi_session_key_of(b, key, "left", rank);
+    rondo_status s = rdi_get_key(b, key, 0, &value, &len);
     if (s == RONDO_ERR_TIMEOUT) {
         return RONDO_OK;
     }
@@ -154,269 +147,28 @@ static rondo_status check_left(const struct rdi_bootstrap *b, int rank) {
     return s;
 }
 
-// ---- Rank 0 --------------------------------------------------------------------------------------
-
-struct gathering {
-    struct rdi_bootstrap *b;
-    const struct rdi_exchange *x;
-    uint64_t deadline, log_at, sweep_at;
-    void **all;
-    size_t *lens;
-    bool *here;
-    uint8_t (*nonces)[NONCE_BYTES]; // that were welcomed last
-    int missing;
-};
-
-void rdi_list_missing(const bool *here, int n, char *buf, size_t cap) {
-    size_t used = 0;
-    int missing = 0;
-    buf[0] = '\0';
-    for (int r = 0; r < n; r++) {
-        missing += !here[r];
-    }
-    for (int r = 0; r < n; r++) {
-        if (here[r]) {
-            continue;
-        }
-        int last = r;
-        while (last + 1 < n && !here[last + 1]) {
-            last++;
-        }
-        if (last == r + 1) {
-            last = r; // two are shorter as two
-        }
-        if (cap - used < 64) {
-            used += (size_t)snprintf(buf + used, cap - used, ", ...");
-            break;
-        }
-        used += (size_t)snprintf(buf + used, cap - used, "%s%d", used > 0 ? ", " : "", r);
-        if (last > r) {
-            used += (size_t)snprintf(buf + used, cap - used, "-%d", last);
-        }
-        r = last;
-    }
-    snprintf(buf + used, cap - used, " (%d of %d)", missing, n);
-}
-
-// " 3 connections were refused, the last from …": often why somebody is missing.
-static void describe_strangers(const struct rdi_bootstrap *b, char *buf, size_t cap) {
-    char last[320];
-    uint64_t n = b->server != NULL ? rdi_store_server_strangers(b->server, last, sizeof last) : 0;
-    buf[0] = '\0';
-    if (n > 0) {
-        snprintf(buf, cap, "; %llu connection%s refused, the last from %s", (unsigned long long)n,
-                 n == 1 ? " was" : "s were", last);
-    }
-}
-
-static void log_missing(struct gathering *g) {
-    char missing[256], strangers[420];
-    rdi_list_missing(g->here, g->b->size, missing, sizeof missing);
-    describe_strangers(g->b, strangers, sizeof strangers);
-    rdi_log(&g->b->env, RONDO_LOG_INFO, "waiting for ranks %s at %s%s", missing, g->b->where,
-            strangers);
-    g->log_at = after_ms(g->b, LOG_MS);
-}
-
-static rondo_status fail_missing(struct gathering *g) {
-    char missing[256], strangers[420];
-    rdi_list_missing(g->here, g->b->size, missing, sizeof missing);
-    describe_strangers(g->b, strangers, sizeof strangers);
-    int starved = g->b->server != NULL ? rdi_store_server_starved(g->b->server) : 0;
-    if (starved != 0) {
-        return rdi_fail_errno(RONDO_ERR_SYSTEM, starved,
-                              "rank 0 is waiting for ranks %s and cannot accept their connections",
-                              missing);
-    }
-    return rdi_fail(
-        RONDO_ERR_TIMEOUT,
-        "rank 0 is waiting for ranks %s and gave up after %g s (option connect_timeout): did"
-        " they start, and do their hosts reach %s?%s",
-        missing, g->b->timeout_ms / 1000.0, g->b->where, strangers);
-}
-
-// Answers the hello of missing ranks, as far as they said one; waits `ms` for the first of them.
-static rondo_status welcome_newcomers(struct gathering *g, int ms, bool sweep) {
-    char key[KEY_CAP];
-    for (int r = 1; r < g->b->size; r++) {
-        if (g->here[r]) {
-            continue;
-        }
-        void *nonce;
-        size_t len;
-        snprintf(key, sizeof key, "rondo/hello/%d", r);
-        rondo_status s = get_key(g->b, key, ms, &nonce, &len);
-        if (s == RONDO_ERR_TIMEOUT) {
-            ms = 0;
-            if (!sweep) {
-                break;
-            }
-            continue;
-        }
-        if (s == RONDO_OK && len == NONCE_BYTES && memcmp(nonce, g->nonces[r], len) != 0) {
-            memcpy(g->nonces[r], nonce, len);
-            int used = snprintf(key, sizeof key, "rondo/welcome/");
-            sodium_bin2hex(key + used, sizeof key - (size_t)used, nonce, len);
-            s = set_key(g->b, key, g->b->welcome, g->b->welcome_len, ms);
-        }
-        free(nonce);
-        if (s != RONDO_OK) {
-            return s;
-        }
-    }
-    return RONDO_OK;
-}
-
-static rondo_status take_record(struct gathering *g, int r, void *record, size_t len) {
-    if (len > RDI_EXCHANGE_MAX) {
-        free(record);
-        return rdi_fail(RONDO_ERR_INVALID,
-                        "rank %d gave a record of %zu bytes; at most %u are allowed", r, len,
-                        RDI_EXCHANGE_MAX);
-    }
-    g->all[r] = record;
-    g->lens[r] = len;
-    g->here[r] = true;
-    g->missing--;
-    return g->x->check != NULL ? g->x->check(g->x->arg, r, record, len) : RONDO_OK;
-}
-
-// Takes the records that are there; waits `ms` for the first that is not.
-static rondo_status take_records(struct gathering *g, int ms, bool sweep) {
-    char key[KEY_CAP];
-    rondo_status s = RONDO_OK;
-    for (int r = 1; r < g->b->size && s == RONDO_OK; r++) {
-        if (g->here[r]) {
-            continue;
-        }
-        void *record;
-        size_t len;
-        session_key_of(g->b, key, g->x->name, r);
-        s = get_key(g->b, key, ms, &record, &len);
-        if (s == RONDO_OK) {
-            s = take_record(g, r, record, len);
-        } else if (s == RONDO_ERR_TIMEOUT) {
-            s = RONDO_OK;
-            ms = 0;
-            if (!sweep) {
-                break;
-            }
-            s = check_left(g->b, r);
-        }
-    }
-    return s;
-}
-
-static rondo_status gather(struct gathering *g) {
-    struct rdi_bootstrap *b = g->b;
-    int sweep_ms = b->timeout_ms / 4 < SWEEP_MS ? b->timeout_ms / 4 : SWEEP_MS;
-    g->sweep_at = after_ms(b, sweep_ms);
-    rondo_status s = RONDO_OK;
-    while (s == RONDO_OK && g->missing > 0) {
-        bool late = ms_until(b, g->deadline) == 0;
-        bool sweep = late || ms_until(b, g->sweep_at) == 0;
-        int wait = sweep ? 0 : ms_until(b, g->sweep_at < g->deadline ? g->sweep_at : g->deadline);
-        if (g->x->joining) {
-            s = welcome_newcomers(g, wait, sweep);
-            wait = wait < NEWCOMER_MS ? wait : NEWCOMER_MS;
-        }
-        if (s == RONDO_OK) {
-            s = take_records(g, wait, sweep);
-        }
-        if (s == RONDO_OK && late && g->missing > 0) {
-            s = fail_missing(g);
-        }
-        if (sweep) {
-            g->sweep_at = after_ms(b, sweep_ms);
-        }
-        if (s == RONDO_OK && g->missing > 0 && ms_until(b, g->log_at) == 0) {
-            log_missing(g);
-        }
-    }
-    return s;
-}
-
-// The table, or why there is none.
-static rondo_status publish(struct gathering *g, rondo_status verdict) {
-    struct rdi_bootstrap *b = g->b;
-    char key[KEY_CAP];
-    session_key(b, key, g->x->name, "all");
-    if (verdict != RONDO_OK) {
-        uint8_t failure[FAILURE_CAP];
-        char text[RDI_ERROR_TEXT];
-        snprintf(text, sizeof text, "%s", rondo_last_error());
-        size_t len = rdi_table_encode_failure(failure, sizeof failure, verdict, text);
-        set_key(b, key, failure, len, SET_MS); // where it does not help, nothing is worse
-        rdi_set_last_error(text);
-        return verdict;
-    }
-    size_t len = rdi_table_size(g->lens, (size_t)b->size);
-    if (len > RDI_STORE_VALUE_MAX) {
-        return rdi_fail(
-            RONDO_ERR_BOOTSTRAP,
-            "the records of %d ranks have %zu bytes; a store keeps at most %u in one value",
-            b->size, len, RDI_STORE_VALUE_MAX);
-    }
-    uint8_t *table = malloc(len);
-    if (table == NULL) {
-        return rdi_fail(RONDO_ERR_NOMEM, "no memory for the records of %d ranks", b->size);
-    }
-    rdi_table_encode(table, g->all, g->lens, (size_t)b->size);
-    rondo_status s = set_key(b, key, table, len, b->timeout_ms);
-    free(table);
-    return s;
-}
-
-static rondo_status lead(struct rdi_bootstrap *b, const struct rdi_exchange *x, const void *mine,
-                         size_t len, void **all, size_t *lens) {
-    size_t n = (size_t)b->size;
-    struct gathering g = {.b = b, .x = x, .all = all, .lens = lens, .missing = b->size};
-    g.deadline = after_ms(b, b->timeout_ms);
-    g.log_at = after_ms(b, LOG_MS);
-    g.here = calloc(n, sizeof *g.here);
-    g.nonces = calloc(n, sizeof *g.nonces);
-    void *copy = malloc(len > 0 ? len : 1);
-    rondo_status s = RONDO_OK;
-    if (g.here == NULL || g.nonces == NULL || copy == NULL) {
-        free(copy);
-        s = rdi_fail(RONDO_ERR_NOMEM, "no memory for the records of %zu ranks", n);
-    } else {
-        if (len > 0) {
-            memcpy(copy, mine, len);
-        }
-        s = take_record(&g, 0, copy, len);
-    }
-    if (s == RONDO_OK) {
-        s = gather(&g);
-    }
-    s = publish(&g, s);
-    free(g.nonces);
-    free(g.here);
-    return s;
-}
-
 // ---- The other ranks -----------------------------------------------------------------------------
 
 // Waits for a key of rank 0's. RONDO_ERR_TIMEOUT has no text.
 static rondo_status await(struct rdi_bootstrap *b, const char *key, const char *what,
                           uint64_t deadline, void **value, size_t *len) {
-    uint64_t log_at = after_ms(b, LOG_MS);
+    uint64_t log_at = rdi_after_ms(b, RDI_LOG_MS);
     for (;;) {
-        int left = ms_until(b, deadline);
-        rondo_status s = get_key(b, key, left < SWEEP_MS ? left : SWEEP_MS, value, len);
+        int left = rdi_ms_until(b, deadline);
+        rondo_status s = rdi_get_key(b, key, left < RDI_SWEEP_MS ? left : RDI_SWEEP_MS, value, len);
         if (s != RONDO_ERR_TIMEOUT || left == 0) {
             return s;
         }
         if (b->session[0] != '\0') {
-            s = check_left(b, 0);
+            s = rdi_check_left(b, 0);
             if (s != RONDO_OK) {
                 return s;
             }
         }
-        if (ms_until(b, log_at) == 0) {
+        if (rdi_ms_until(b, log_at) == 0) {
             rdi_log(&b->env, RONDO_LOG_INFO, "rank %d of %d waits at %s for rank 0 to %s", b->rank,
                     b->size, b->where, what);
-            log_at = after_ms(b, LOG_MS);
+            log_at = rdi_after_ms(b, RDI_LOG_MS);
         }
     }
 }
@@ -454,17 +206,17 @@ static rondo_status unpack(struct rdi_bootstrap *b, const struct rdi_exchange *x
 
 static rondo_status follow(struct rdi_bootstrap *b, const struct rdi_exchange *x, const void *mine,
                            size_t len, void **all, size_t *lens) {
-    char key[KEY_CAP];
+    char key[RDI_KEY_CAP];
     void *table = NULL;
     size_t table_len = 0;
-    session_key_of(b, key, x->name, b->rank);
-    rondo_status s = set_key(b, key, mine, len, b->timeout_ms);
+    rdi_session_key_of(b, key, x->name, b->rank);
+    rondo_status s = rdi_set_key(b, key, mine, len, b->timeout_ms);
     if (s != RONDO_OK) {
         return s;
     }
-    session_key(b, key, x->name, "all");
-    s = await(b, key, "collect what all ranks say", after_ms(b, b->timeout_ms + GRACE_MS), &table,
-              &table_len);
+    rdi_session_key(b, key, x->name, "all");
+    s = await(b, key, "collect what all ranks say", rdi_after_ms(b, b->timeout_ms + GRACE_MS),
+              &table, &table_len);
     if (s == RONDO_ERR_TIMEOUT) {
         return rdi_fail(s,
                         "rank %d of %d waited %g s at %s for rank 0 to collect '%s' (option"
@@ -488,13 +240,13 @@ rondo_status rdi_join(struct rdi_bootstrap *b, bool with_secret, uint64_t deadli
         sodium_bin2hex(b->session, sizeof b->session, b->welcome, RDI_SESSION_BYTES);
         return prepare_to_leave(b);
     }
-    uint8_t nonce[NONCE_BYTES];
-    char key[KEY_CAP];
+    uint8_t nonce[RDI_NONCE_BYTES];
+    char key[RDI_KEY_CAP];
     void *value = NULL;
     size_t len = 0;
     b->env.random(b->env.self, nonce, sizeof nonce);
     snprintf(key, sizeof key, "rondo/hello/%d", b->rank);
-    rondo_status s = set_key(b, key, nonce, sizeof nonce, b->timeout_ms);
+    rondo_status s = rdi_set_key(b, key, nonce, sizeof nonce, b->timeout_ms);
     if (s != RONDO_OK) {
         return s;
     }
@@ -537,7 +289,7 @@ rondo_status rdi_exchange(struct rdi_bootstrap *b, const struct rdi_exchange *x,
     if (records == NULL || record_lens == NULL) {
         s = rdi_fail(RONDO_ERR_NOMEM, "no memory for the records of %zu ranks", n);
     } else if (b->rank == 0) {
-        s = lead(b, x, mine, len, records, record_lens);
+        s = rdi_lead(b, x, mine, len, records, record_lens);
     } else {
         s = follow(b, x, mine, len, records, record_lens);
     }

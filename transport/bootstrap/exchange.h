@@ -25,10 +25,10 @@ struct rdi_bootstrap {
     size_t welcome_len;
 };
 
-// Agrees on a session, which tells this start of the job from those before it on the same store: rank 0
-// makes one, the others wait for it. With `with_secret` a secret comes along, in the last bytes of
-// b->welcome. RONDO_ERR_PEER on a rank other than 0: this was the store of a job that has just ended;
-// connect again.
+// Agrees on a session, which tells this start of the job from those before it on the same store:
+// rank 0 makes one, the others wait for it. With `with_secret` a secret comes along, in the last
+// bytes of b->welcome. RONDO_ERR_PEER on a rank other than 0: this was the store of a job that has
+// just ended; connect again.
 rondo_status rdi_join(struct rdi_bootstrap *b, bool with_secret, uint64_t deadline);
 
 // Looks at a record, on rank 0, before the others get it. A failure reaches all ranks.
@@ -44,13 +44,40 @@ struct rdi_exchange {
 rondo_status rdi_exchange(struct rdi_bootstrap *b, const struct rdi_exchange *x, const void *mine,
                           size_t len, void **all, size_t *lens);
 
-// Tells the others that this rank leaves, with the thread's last error, so that nobody waits for it in
-// vain. Keeps the last error.
+// Tells the others that this rank leaves, with the thread's last error, so that nobody waits for it
+// in vain. Keeps the last error.
 void rdi_leave(struct rdi_bootstrap *b);
 
 // Where this rank serves the store: waits until the others have left, at most until `deadline`.
 void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline);
 
+// ---- Between exchange.c and gather.c -------------------------------------------------------------
+
+#define RDI_KEY_CAP 256 // a key and its NUL
+#define RDI_NONCE_BYTES 16
+#define RDI_SET_MS 5000   // least patience with a set
+#define RDI_LOG_MS 5000   // between lines that say who is missing
+#define RDI_SWEEP_MS 1000 // between looks at everything that may have happened meanwhile
+
+uint64_t rdi_after_ms(const struct rdi_bootstrap *b, int ms);
+int rdi_ms_until(const struct rdi_bootstrap *b, uint64_t when);
+
+// The store's functions. RONDO_ERR_TIMEOUT of a get is a normal answer and has no text.
+rondo_status rdi_set_key(const struct rdi_bootstrap *b, const char *key, const void *value,
+                         size_t len, int ms);
+rondo_status rdi_get_key(const struct rdi_bootstrap *b, const char *key, int ms, void **value,
+                         size_t *len);
+// rondo/<session>/<name>/<leaf>, where the leaf may be a rank.
+void rdi_session_key(const struct rdi_bootstrap *b, char key[RDI_KEY_CAP], const char *name,
+                     const char *leaf);
+void rdi_session_key_of(const struct rdi_bootstrap *b, char key[RDI_KEY_CAP], const char *name,
+                        int rank);
+// Whether a rank has left; the error then has its reason.
+rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank);
+
+// Rank 0's part of an exchange.
+rondo_status rdi_lead(struct rdi_bootstrap *b, const struct rdi_exchange *x, const void *mine,
+                      size_t len, void **all, size_t *lens);
 // "5, 9, 12-15 (6 of 16)": the ranks that are not here.
 void rdi_list_missing(const bool *here, int n, char *buf, size_t cap);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Which host this is: its name for messages, and an id that is equal for processes that can share memory.
+// Which host this is: its name for messages, and an id that is equal for processes that can share
+// memory.
 //
-// The id is made of the kernel's boot id and the network namespace: containers of one host that share
-// neither are hosts of their own, and so are the namespaces that tests make.
+// The id is made of the kernel's boot id and the network namespace: containers of one host that
+// share neither are hosts of their own, and so are the namespaces that tests make.
 #include "transport/bootstrap/bootstrap.h"
 
 #include <errno.h>

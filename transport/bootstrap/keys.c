@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The job's key: where it comes from, in one order, and how the key of connections is derived from it.
+// The job's key: where it comes from, in one order, and how the key of connections is derived from
+// it.
 //
 //   1. option auth=none: no key
 //   2. a job of one rank: random, nobody else needs it
@@ -11,8 +12,8 @@
 //   7. ~/.config/rondo/key, made at first use; on several hosts the home directory must be shared
 //   8. none, if all ranks share this host: then any local user can join
 //
-// A file that others may read is refused. Secrets are wiped from memory after use, and no text that this
-// file writes has a byte of one.
+// A file that others may read is refused. Secrets are wiped from memory after use, and no text that
+// this file writes has a byte of one.
 #include "transport/bootstrap/bootstrap.h"
 
 #include <errno.h>
@@ -58,7 +59,8 @@ static rondo_status set_random_key(struct rdi_job *job) {
 
 // ---- Files and descriptors -----------------------------------------------------------------------
 
-// Reads what a descriptor holds from offset 0, at most one byte more than a key may have. -1: errno.
+// Reads what a descriptor holds from offset 0, at most one byte more than a key may have. -1:
+// errno.
 static ssize_t read_secret(int fd, uint8_t secret[SECRET_MAX + 1]) {
     size_t n = 0;
     while (n < SECRET_MAX + 1) {
@@ -181,8 +183,8 @@ static bool make_directory(const char *path, mode_t mode) {
     return mkdir(path, mode) == 0 || errno == EEXIST;
 }
 
-// Creates the key file unless it is there. It appears whole or not at all, and only the first of several
-// processes that try at once wins: link(2) does not replace, also over NFS. -1: errno.
+// Creates the key file unless it is there. It appears whole or not at all, and only the first of
+// several processes that try at once wins: link(2) does not replace, also over NFS. -1: errno.
 static int create_key_file(const char *directory, const char *path) {
     char temporary[PATH_MAX + 16];
     snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The store's client: blocking calls over one connection, each with a deadline. Connecting is tried again
-// until its deadline, because ranks start in any order; what cannot get better (another job's key, another
-// version, a stranger on the port) fails at once.
+// The store's client: blocking calls over one connection, each with a deadline. Connecting is tried
+// again until its deadline, because ranks start in any order; what cannot get better (another job's
+// key, another version, a stranger on the port) fails at once.
 #include "transport/bootstrap/bootstrap.h"
 #include "transport/bootstrap/store_wire.h"
 
@@ -51,7 +51,8 @@ static bool wait_for(const struct rdi_store *st, short events, uint64_t deadline
     }
 }
 
-// Moves n bytes. RONDO_ERR_TIMEOUT; RONDO_ERR_PEER, with errno 0 after an orderly close. Sets no text.
+// Moves n bytes. RONDO_ERR_TIMEOUT; RONDO_ERR_PEER, with errno 0 after an orderly close. Sets no
+// text.
 static rondo_status move(const struct rdi_store *st, bool out, void *buf, size_t n,
                          uint64_t deadline) {
     for (size_t done = 0; done < n;) {
@@ -237,7 +238,8 @@ rondo_status rdi_store_connect(const char *host, int port, const struct rdi_job 
 void rdi_store_close(struct rdi_store *st) {
     if (st != NULL) {
         if (st->fd >= 0) {
-            // A forked child may hold a copy of the descriptor; the server shall see the end all the same.
+            // A forked child may hold a copy of the descriptor; the server shall see the end all
+            // the same.
             shutdown(st->fd, SHUT_RDWR);
             close(st->fd);
         }

@@ -102,8 +102,8 @@ static rondo_status listen_on_name(const char *addr, int port, struct rdi_listen
             l.fd[l.count++] = fd;
             l.port = port_of(fd);
         } else {
-            // Half of a name's addresses would serve only some of the ranks; one that this host does not
-            // have (::1 without IPv6) is no loss.
+            // Half of a name's addresses would serve only some of the ranks; one that this host
+            // does not have (::1 without IPv6) is no loss.
             failure = errno;
             if (failure != EADDRNOTAVAIL && failure != EAFNOSUPPORT) {
                 rdi_listen_close(&l);

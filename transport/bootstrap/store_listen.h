@@ -12,8 +12,8 @@ struct rdi_listeners {
     size_t count;
     int port;
 };
-// `addr` NULL: all addresses of both families; a name that means several addresses gets them all. `port` 0:
-// any that is free. The sockets do not block.
+// `addr` NULL: all addresses of both families; a name that means several addresses gets them all.
+// `port` 0: any that is free. The sockets do not block.
 rondo_status rdi_listen(const char *addr, int port, struct rdi_listeners *out);
 // Closes them so that the port is free at once, also when a forked child still holds copies.
 void rdi_listen_close(struct rdi_listeners *l);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Encoders and decoders of the store's messages and of the bootstrap's table; see the header for the layout.
+// Encoders and decoders of the store's messages and of the bootstrap's table; see the header for
+// the layout.
 #include "transport/bootstrap/store_wire.h"
 
 #include <string.h>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The bytes of the key-value store: its messages, and the values that the bootstrap keeps in it. Pure
-// functions; a decoder returns NULL, or what is wrong with the bytes.
+// The bytes of the key-value store: its messages, and the values that the bootstrap keeps in it.
+// Pure functions; a decoder returns NULL, or what is wrong with the bytes.
 //
 //   request    length:4  op:1  key_len:1  zero:2  timeout_ms:4  key  value        length: all after itself
 //   response   length:4  status:1  zero:3  value                                  status: minus rondo_status
 //
-// Numbers are in network byte order. They travel on a connection that has passed the handshake, one request
-// at a time; they are checked all the same.
+// Numbers are in network byte order. They travel on a connection that has passed the handshake, one
+// request at a time; they are checked all the same.
 #ifndef RDI_BOOTSTRAP_STORE_WIRE_H
 #define RDI_BOOTSTRAP_STORE_WIRE_H
 
@@ -17,8 +17,8 @@
 #define RDI_STORE_REQUEST_HEAD 12
 #define RDI_STORE_RESPONSE_HEAD 8
 
-// WILL is a SET that the server performs when this connection ends, for whatever reason; a later one of the
-// same connection replaces it, an empty value takes it back.
+// WILL is a SET that the server performs when this connection ends, for whatever reason; a later
+// one of the same connection replaces it, an empty value takes it back.
 enum { RDI_STORE_SET = 1, RDI_STORE_GET = 2, RDI_STORE_WILL = 3 };
 #define RDI_STORE_WILL_MAX 4096
 
@@ -44,7 +44,8 @@ const char *rdi_store_decode_response(const uint8_t head[RDI_STORE_RESPONSE_HEAD
 // A key is 1..255 bytes without NUL.
 const char *rdi_store_check_key(const void *key, size_t len);
 
-// What rank 0 publishes at the end of an exchange: either one record per rank, or why there are none.
+// What rank 0 publishes at the end of an exchange: either one record per rank, or why there are
+// none.
 //
 //   table    version:1 (1)  kind:1 (0)  zero:2  count:4  count x length:4  count x record
 //   failure  version:1 (1)  kind:1 (minus status)  zero:2  length:4  text
@@ -56,12 +57,13 @@ size_t rdi_table_size(const size_t *lens, size_t n);
 // Writes it to out, which has rdi_table_size() bytes.
 void rdi_table_encode(uint8_t *out, void *const *records, const size_t *lens, size_t n);
 // Looks at a table that must have n records. On success *failure is RONDO_OK and lens[0..n-1] and
-// *records, where the first one begins (the others follow without gaps), are set; or *failure is the
-// status, and *text, *text_len the explanation that rank 0 gave.
+// *records, where the first one begins (the others follow without gaps), are set; or *failure is
+// the status, and *text, *text_len the explanation that rank 0 gave.
 const char *rdi_table_decode(const uint8_t *bytes, size_t len, size_t n, size_t *lens,
                              const uint8_t **records, rondo_status *failure, const char **text,
                              size_t *text_len);
-// Writes a failure to out[0..cap-1], its text cut if need be; returns the length. cap >= RDI_TABLE_HEAD.
+// Writes a failure to out[0..cap-1], its text cut if need be; returns the length. cap >=
+// RDI_TABLE_HEAD.
 size_t rdi_table_encode_failure(uint8_t *out, size_t cap, rondo_status status, const char *text);
 
 #endif

@@ -20,7 +20,7 @@
 
 #define SHM_LINE 64
 #define SHM_INLINE \
-    1024u // payload that travels with the header; above it a copy of its own is faster
+    1024u // payload that travels with the header; at this size either place is as fast
 #define SHM_CTRL_RING 8u
 
 enum shm_bye {

@@ -29,7 +29,8 @@
 // compares them with those of the other transports.
 #define LATENCY_NS 200
 #define BYTES_PER_S 10000000000ull
-// Small enough that a link's slots stay in the second-level cache between the copy in and the read.
+// Measured from 16 KiB to 1 MiB with 8 slots: throughput both ways grows up to here and hardly beyond, and a
+// shorter chunk fills the pipeline of a collective sooner.
 #define CHUNK (128u << 10)
 
 // ---- Watching ------------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ static void end_early(struct shm_link *l, const char *why) {
 static void give_up(struct shm_link *l, rondo_status s) {
     if (l->announced) {
         char peer[128];
-        shm_link_fail(l, s, "no shared memory with %s: %s", shm_link_peer(l, peer),
-                      rondo_last_error());
+        shm_link_fail(l, s, "rank %d has no shared memory with %s: %s",
+                      l->net->base.params.job->rank, shm_link_peer(l, peer), rondo_last_error());
     } else {
         drop(l, rondo_last_error());
     }
@@ -323,9 +323,13 @@ static void start_handshake(struct shm_link *l) {
 static void try_connect(struct shm_link *l) {
     l->fd = shm_dial(&l->address);
     if (l->fd < 0) {
-        if (errno == ECONNREFUSED || errno == EAGAIN || errno == EINTR || errno == ECONNRESET) {
+        if (errno == ECONNREFUSED) {
+            // A rank listens before it tells its address, and as long as it lives.
+            give_up(l, rdi_fail(RONDO_ERR_PEER, "it has ended, as nobody listens on its socket any "
+                                                "more; its own output may tell why"));
+        } else if (errno == EAGAIN || errno == EINTR || errno == ECONNRESET) {
             disconnect(l, errno == EAGAIN ? "its queue of connections is full"
-                                          : "nobody listens there: it has ended");
+                                          : "the attempt was interrupted");
         } else {
             give_up(l, rdi_fail_resource(errno, "connect to its socket"));
         }

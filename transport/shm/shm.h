@@ -12,8 +12,8 @@
 #include "transport/shm/layout.h"
 #include "transport/shm/wire.h"
 
-// Payload of at least this much goes by reference where that is possible: below it a copy is faster than the
-// reader's cache misses on memory that the sender has in its cache.
+// Payload of at least this much goes by reference where that is possible: below it a copy, well under a
+// microsecond, costs less than to wait until the receiver gives the source back.
 #define SHM_REFERENCE_MIN (16u << 10)
 #define SHM_BLOCKS_MAX 1024u // blocks that one link knows at a time
 

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// What the two halves of the store's server share: store_server.c is the thread, the listening
+// sockets and the clock; store_conn.c is what happens on one connection. Used by the server's one
+// thread, except where it says otherwise.
+#ifndef RDI_BOOTSTRAP_STORE_SERVER_H
+#define RDI_BOOTSTRAP_STORE_SERVER_H
+
+#include "transport/bootstrap/bootstrap.h"
+#include "transport/bootstrap/store_data.h"
+#include "transport/bootstrap/store_listen.h"
+#include "transport/bootstrap/store_wire.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define RDI_MS 1000000u // nanoseconds
+
+enum rdi_conn_state { CONN_HANDSHAKE, CONN_HEAD, CONN_BODY, CONN_WAIT, CONN_REPLY, CONN_DEAD };
+
+struct rdi_conn {
+    struct rdi_waiter waiter;         // first: the entry's ring leads back to the connection
+    struct rdi_conn *next, *previous; // in the list of strangers or of clients, oldest first
+    int fd;
+    enum rdi_conn_state state;
+    uint32_t events;   // what epoll watches for
+    uint64_t deadline; // 0: none
+    struct rdi_hs *hs; // until the peer has proved itself
+    uint8_t head[RDI_STORE_REQUEST_HEAD];
+    size_t got; // bytes of the head, or of key and value together
+    struct rdi_store_request request;
+    uint8_t key[RDI_STORE_KEY_MAX];
+    struct rdi_value *value; // being received, or being sent
+    struct rdi_value *will;  // to be set when the connection ends; NULL: none
+    uint8_t *will_key;
+    size_t will_key_len;
+    uint8_t reply[RDI_STORE_RESPONSE_HEAD];
+    size_t sent;
+};
+
+struct rdi_conn_list {
+    struct rdi_conn *first, *last;
+    size_t count;
+};
+
+struct rdi_store_server {
+    struct rdi_job job;
+    struct rdi_env env;
+    struct rdi_store_limits limits;
+    struct rdi_listeners listeners;
+    int epoll, stop;
+    pthread_t thread;
+    struct rdi_data data;
+    struct rdi_conn_list strangers, clients, graveyard;
+    uint64_t check_at;        // no deadline is earlier; UINT64_MAX: none
+    uint64_t accept_again_at; // 0: accepting
+    bool closing;
+    pthread_mutex_t lock; // for the next two
+    uint64_t strangers_dropped;
+    char last_stranger[320];
+    _Atomic size_t clients_now;
+    atomic_int starved; // errno of the last accept, if this process lacked something for it
+};
+
+// Takes over an accepted socket; closes it where there is no room for it.
+void rdi_conn_adopt(struct rdi_store_server *s, int fd);
+// Does what can be done on a connection that epoll names.
+void rdi_conn_serve(struct rdi_store_server *s, struct rdi_conn *c);
+// Ends what has waited too long, and lowers s->check_at to the connection's deadline.
+void rdi_conn_expire(struct rdi_store_server *s, struct rdi_conn *c, uint64_t now);
+// Ends a connection. Its memory stays until rdi_conn_bury(), since a batch of events may name it.
+void rdi_conn_drop(struct rdi_store_server *s, struct rdi_conn *c);
+void rdi_conn_bury(struct rdi_store_server *s);
+
+#endif
