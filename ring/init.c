@@ -8,6 +8,7 @@
 
 #define DEFAULT_BLOCK UINT64_C(262144)
 #define GOODBYE_NS UINT64_C(1000000000)
+#define FIRST_GRACE_MS 1000
 
 static void plan_from_options(const struct rdi_options *o, struct rdi_plan *p) {
     *p = (struct rdi_plan){.strict = strcmp(o->str[RDI_OPT_ORDER], "strict") == 0,
@@ -82,10 +83,11 @@ static rondo_status world_comm(struct rdi_engine *e, uint64_t id, const struct r
     return s;
 }
 
-// The first operation: finds paths that do not work before the job does.
+// The first operation: finds paths that do not work before the job does. A link that cannot be opened fails
+// after connect_timeout and knows the reason, so it is given the time to say it.
 static rondo_status first_barrier(struct rondo_comm *c) {
     const struct rdi_options *o = &c->engine->options;
-    atomic_store(&c->timeout_ms, o->num[RDI_OPT_CONNECT_TIMEOUT]);
+    atomic_store(&c->timeout_ms, o->num[RDI_OPT_CONNECT_TIMEOUT] + FIRST_GRACE_MS);
     rondo_status s = rondo_barrier(c);
     atomic_store(&c->timeout_ms, o->num[RDI_OPT_OP_TIMEOUT]);
     return s == RONDO_OK ? s : rdi_fail_prefix(s, "connecting the ranks failed");

@@ -8,7 +8,7 @@
 //   RNDO version  type  kind  length  body of `length` bytes
 //
 //   HELLO      nonce_c[32] hello[0..512]
-//   CHALLENGE  nonce_a[32] MAC("A", T, header, nonce_a)[32]      body empty: "I speak another version"
+//   CHALLENGE  nonce_a[32] MAC("A", T, header, nonce_a)[32]  body empty: "I speak another version"
 //   PROOF      MAC("C", T, header)[32]
 //   WELCOME    reply[0..512] MAC("W", T, header, reply)[32]
 //
@@ -61,7 +61,7 @@ static void fail_with(struct rdi_hs *hs, rondo_status error, const char *fmt, ..
     hs->peer_len = 0;
 }
 
-// ---- Hashes --------------------------------------------------------------------------------------
+// ---- Hashes -------------------------------------------------------------------------------------
 
 static void extend_transcript(struct rdi_hs *hs, const uint8_t *message, size_t n) {
     crypto_generichash_state h;
@@ -98,7 +98,7 @@ static bool check_mac(struct rdi_hs *hs, char label, const uint8_t *message, siz
     return ok;
 }
 
-// ---- Messages out --------------------------------------------------------------------------------
+// ---- Messages out -------------------------------------------------------------------------------
 
 static void put16(uint8_t *at, unsigned v) {
     at[0] = (uint8_t)(v >> 8);
@@ -187,7 +187,7 @@ void rdi_hs_sent(struct rdi_hs *hs, size_t n) {
     }
 }
 
-// ---- Messages in ---------------------------------------------------------------------------------
+// ---- Messages in --------------------------------------------------------------------------------
 
 static unsigned expected_type(const struct rdi_hs *hs) {
     if (hs->connector) {

@@ -23,7 +23,7 @@
 // Most addresses of a host that are looked at; the rest is left out.
 #define SEEN_MAX 512
 
-// ---- The choice ----------------------------------------------------------------------------------
+// ---- The choice ---------------------------------------------------------------------------------
 
 static size_t address_bytes(int family) { return family == AF_INET ? 4 : 16; }
 
@@ -243,7 +243,7 @@ rondo_status rdi_netif_choose(struct rdi_netif_seen *seen, size_t count, const c
     return RONDO_OK;
 }
 
-// ---- What there is -------------------------------------------------------------------------------
+// ---- What there is ------------------------------------------------------------------------------
 
 static unsigned prefix_of(const uint8_t *mask, size_t bytes) {
     unsigned bits = 0;

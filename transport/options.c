@@ -65,7 +65,7 @@ size_t rondo_option_count(void) { return RDI_OPT_COUNT; }
 
 const rondo_option_info *rondo_option(size_t i) { return i < RDI_OPT_COUNT ? &table[i] : NULL; }
 
-// ---- Values --------------------------------------------------------------------------------------
+// ---- Values -------------------------------------------------------------------------------------
 
 static bool equals(const char *text, size_t n, const char *word) {
     return strlen(word) == n && memcmp(text, word, n) == 0;
@@ -186,7 +186,7 @@ static rondo_status set_value(struct rdi_options *o, enum rdi_opt id, const char
     return RONDO_OK;
 }
 
-// ---- Names ---------------------------------------------------------------------------------------
+// ---- Names --------------------------------------------------------------------------------------
 
 // Number of letters to change, add or leave out to get from one name to the other.
 static size_t distance(const char *a, size_t n, const char *b) {

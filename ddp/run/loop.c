@@ -156,7 +156,7 @@ static void on_ranks_gone(struct run_job *job) {
                 job->group.first_rank + local_rank, (int)job->group.pids[local_rank]);
     }
     if (job->nodes != NULL) {
-        run_nodes_end(job->nodes);
+        run_nodes_end(job->nodes, !job->decided);
         if (!job->decided) {
             run_say(job, 1, "the ranks of this node have ended; waiting for the other nodes");
         }
@@ -184,11 +184,15 @@ static bool nodes_settled(struct run_job *job, uint64_t now) {
     if (job->o->node_rank > 0) {
         return job->decided;
     }
-    bool all = run_nodes_all_ended(job->nodes);
-    if (all && !job->decided) {
-        run_nodes_done(job->nodes);
+    enum run_ends ends = run_nodes_ends(job->nodes);
+    if (job->decided) {
+        return ends != RUN_ENDS_NOT_YET || now >= job->leave_at;
     }
-    return all || (job->decided && now >= job->leave_at);
+    if (ends == RUN_ENDS_WELL) {
+        run_nodes_done(job->nodes);
+        return true;
+    }
+    return false;
 }
 
 static bool finished(struct run_job *job, uint64_t now) {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 // What the files of rondo-run share.
 //
-//   main.c     the order of things            start.c   finds the program, starts the ranks
-//   options.c  the command line               output.c  lines of the ranks, to our output
-//   loop.c     waits and reacts               input.c   our terminal, to rank 0
-//   nodes.c    the launchers of other nodes   guard.c   ends the ranks should this process be killed
+//   main.c     the order of things        start.c   finds the program, starts the ranks
+//   options.c  the command line           output.c  lines of the ranks, made whole
+//   loop.c     waits and reacts           sink.c    our standard output and errors
+//   meet.c     the nodes agree            input.c   our terminal, to rank 0
+//   nodes.c    the nodes end together     guard.c   ends the ranks if this process is killed
 #ifndef RDI_DDP_RUN_RUN_H
 #define RDI_DDP_RUN_RUN_H
 
@@ -121,7 +122,7 @@ static inline uint64_t run_ev_pack(enum run_ev kind, uint32_t index) {
 //   launch/plan       by 0, when all came: rank numbers and the run's id; or why there is no job
 //   launch/mail/<r>   to r, once: "fail …", or "done" when all nodes have ended well; to 0 also
 //                     "gone …", the will of a launcher that was killed
-//   launch/end/<r>    by r: its ranks have ended
+//   launch/end/<r>    by r: its ranks have ended, "well", or "failed" (then there is mail too)
 //
 //      node 1: a rank fails --fail--> mail/0 --> node 0 --fail--> mail/2, mail/3 …
 //
@@ -151,9 +152,11 @@ void run_nodes_read(struct run_nodes *nodes, struct run_news *news);
 // Tells the other nodes that the job has failed.
 void run_nodes_fail(struct run_nodes *nodes, int code, const char *text);
 // Tells node 0 that this node's ranks have ended.
-void run_nodes_end(struct run_nodes *nodes);
-// Node 0: whether those of all other nodes have; and telling them that all is well.
-bool run_nodes_all_ended(struct run_nodes *nodes);
+void run_nodes_end(struct run_nodes *nodes, bool well);
+// Node 0: whether the ranks of all other nodes have. FAILED: news of it are there or on their way.
+enum run_ends { RUN_ENDS_NOT_YET, RUN_ENDS_WELL, RUN_ENDS_FAILED };
+enum run_ends run_nodes_ends(struct run_nodes *nodes);
+// Node 0: tells the others that all is well.
 void run_nodes_done(struct run_nodes *nodes);
 // NULL is allowed. On node 0 the server of the store must have been stopped before.
 void run_nodes_close(struct run_nodes *nodes);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The handshake against somebody who has no key.
 //
-//   input[0]  0: bytes for an acceptor   1: bytes for a connector   2: alterations of a real handshake
+//   input[0]  0: bytes for an acceptor  1: bytes for a connector  2: changes to a real handshake
 //   input[1]  how the bytes are cut
 //   the rest  0, 1: the bytes            2: triples of message, offset, bits to flip
 //

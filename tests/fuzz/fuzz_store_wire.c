@@ -2,7 +2,7 @@
 // The decoders of the store's messages and of the bootstrap's table. What they accept is within the
 // limits, and encoding it again gives the same bytes.
 //
-//   input[0]  which decoder: 0 request, 1 response, 2 table of input[1] ranks;   the rest: its bytes
+//   input[0]  which decoder: 0 request, 1 response, 2 table of input[1] ranks; the rest: its bytes
 #include "fuzz.h"
 #include "transport/bootstrap/store_wire.h"
 

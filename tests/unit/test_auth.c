@@ -10,7 +10,7 @@
 
 #define HEADER 10
 
-// ---- Two ends in one process ---------------------------------------------------------------------
+// ---- Two ends in one process --------------------------------------------------------------------
 
 static uint64_t seed;
 
@@ -72,7 +72,7 @@ static void talk(struct rdi_hs *c, struct rdi_hs *a, struct talk *t, const char 
     feed(c, t->bytes[3], t->len[3]);
 }
 
-// ---- Tests ---------------------------------------------------------------------------------------
+// ---- Tests --------------------------------------------------------------------------------------
 
 static void test_agree(void **state) {
     (void)state;

@@ -76,7 +76,7 @@ static int teardown(void **state) {
     return 0;
 }
 
-// ---- Ranks as processes --------------------------------------------------------------------------
+// ---- Ranks as processes -------------------------------------------------------------------------
 
 // What a rank has to say of itself; "ok", or an error's text.
 struct report {
@@ -221,7 +221,7 @@ static void expect_error(int rank, rondo_status status, const char *word1, const
     }
 }
 
-// ---- Exchanges -----------------------------------------------------------------------------------
+// ---- Exchanges ----------------------------------------------------------------------------------
 
 // A record whose length and bytes follow from rank and round.
 static size_t make_record(uint8_t *out, int rank, int round, int world) {
@@ -338,7 +338,7 @@ static void test_no_authentication(void **state) {
     assert_non_null(strstr(reports[0].log, "no key"));
 }
 
-// ---- Somebody is missing -------------------------------------------------------------------------
+// ---- Somebody is missing ------------------------------------------------------------------------
 
 static void test_missing_rank(void **state) {
     (void)state;
@@ -470,7 +470,7 @@ static void test_rank_0_dies(void **state) {
     }
 }
 
-// ---- Somebody does not belong --------------------------------------------------------------------
+// ---- Somebody does not belong -------------------------------------------------------------------
 
 static void another_size(int rank, rondo_config *config) {
     if (rank == 1) {
@@ -560,7 +560,7 @@ static void test_strangers(void **state) {
     expect_ok(&t);
 }
 
-// ---- Jobs one after the other --------------------------------------------------------------------
+// ---- Jobs one after the other -------------------------------------------------------------------
 
 static const rondo_store_ops *const tcp_ops = &rdi_store_tcp_ops;
 
@@ -662,7 +662,7 @@ static void test_launchers_store(void **state) {
     stop_store();
 }
 
-// ---- The caller's own store ----------------------------------------------------------------------
+// ---- The caller's own store ---------------------------------------------------------------------
 
 // Rondo's client, with a key of its own, stands for whatever the caller has.
 static void *open_callers_store(int rank) {

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-// ---- A fake environment: "NAME=value NAME=value" -------------------------------------------------
+// ---- A fake environment: "NAME=value NAME=value" ------------------------------------------------
 
 static char environment[32][2][128];
 
@@ -71,7 +71,7 @@ static void expect(int rank, int size, int local_rank, bool single_host, const c
     assert_int_equal(l.port, port);
 }
 
-// ---- Launchers -----------------------------------------------------------------------------------
+// ---- Launchers ----------------------------------------------------------------------------------
 
 static void test_alone(void **state) {
     (void)state;
@@ -207,7 +207,7 @@ static void test_node_lists(void **state) {
     assert_true(rdi_first_host("1234567", host, 8));
 }
 
-// ---- Explicit configuration ----------------------------------------------------------------------
+// ---- Explicit configuration ---------------------------------------------------------------------
 
 static void test_explicit(void **state) {
     (void)state;

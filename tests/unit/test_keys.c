@@ -91,7 +91,7 @@ static void expect_key_of(const char *secret) {
     assert_memory_equal(job.key, other.key, RDI_KEY_BYTES);
 }
 
-// ---- Derivation ----------------------------------------------------------------------------------
+// ---- Derivation ---------------------------------------------------------------------------------
 
 static void test_derivation(void **state) {
     (void)state;
@@ -111,7 +111,7 @@ static void test_derivation(void **state) {
     assert_int_equal(rdi_key_set(&b, NULL, 32), RONDO_ERR_INVALID);
 }
 
-// ---- Sources -------------------------------------------------------------------------------------
+// ---- Sources ------------------------------------------------------------------------------------
 
 static void test_order(void **state) {
     (void)state;

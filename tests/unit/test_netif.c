@@ -9,7 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-// ---- A host of the test's own --------------------------------------------------------------------
+// ---- A host of the test's own -------------------------------------------------------------------
 
 static struct rdi_netif_seen seen[32];
 static size_t count;
@@ -82,7 +82,7 @@ static void refuse(const char *interface, const char *family, const char *word1,
     }
 }
 
-// ---- Tests ---------------------------------------------------------------------------------------
+// ---- Tests --------------------------------------------------------------------------------------
 
 static void test_defaults(void **state) {
     (void)state;

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-// ---- A fake environment --------------------------------------------------------------------------
+// ---- A fake environment -------------------------------------------------------------------------
 
 static const char *fake[8][2];
 
@@ -47,7 +47,7 @@ static void refuse(const char *text, const char *word1, const char *word2) {
     }
 }
 
-// ---- Options -------------------------------------------------------------------------------------
+// ---- Options ------------------------------------------------------------------------------------
 
 static void test_defaults(void **state) {
     (void)state;
@@ -212,7 +212,7 @@ static void test_table(void **state) {
     }
 }
 
-// ---- Errors --------------------------------------------------------------------------------------
+// ---- Errors -------------------------------------------------------------------------------------
 
 static void test_status_names(void **state) {
     (void)state;
@@ -283,7 +283,7 @@ static void test_version(void **state) {
     assert_int_equal(rondo_version_number(), major * 10000 + minor * 100 + patch);
 }
 
-// ---- Log and clock -------------------------------------------------------------------------------
+// ---- Log and clock ------------------------------------------------------------------------------
 
 static char logged[2048];
 static rondo_log_level logged_level;

@@ -3,7 +3,7 @@
 // of the system; and the bytes that travel. Who does not belong there: test_store_strangers.c.
 #include "store_fixture.h"
 
-// ---- Keys and values -----------------------------------------------------------------------------
+// ---- Keys and values ----------------------------------------------------------------------------
 
 static void test_set_and_get(void **state) {
     (void)state;
@@ -79,7 +79,7 @@ static void test_timeout(void **state) {
     rdi_store_close(a);
 }
 
-// ---- Many clients --------------------------------------------------------------------------------
+// ---- Many clients -------------------------------------------------------------------------------
 
 #define CLIENTS 24
 
@@ -171,7 +171,7 @@ static void test_many_waiters(void **state) {
     rdi_store_close(s);
 }
 
-// ---- Ports and processes -------------------------------------------------------------------------
+// ---- Ports and processes ------------------------------------------------------------------------
 
 static void test_port_in_use(void **state) {
     (void)state;
@@ -360,7 +360,7 @@ static void test_out_of_descriptors(void **state) {
     close(last);
 }
 
-// ---- Encodings -----------------------------------------------------------------------------------
+// ---- Encodings ----------------------------------------------------------------------------------
 
 static void test_wire(void **state) {
     (void)state;

@@ -3,7 +3,7 @@
 // that misbehave. Those who belong there must not notice.
 #include "store_fixture.h"
 
-// ---- Strangers -----------------------------------------------------------------------------------
+// ---- Strangers ----------------------------------------------------------------------------------
 
 static void test_garbage(void **state) {
     (void)state;
@@ -136,7 +136,7 @@ static void test_crowd(void **state) {
     rdi_store_close(s);
 }
 
-// ---- Clients that misbehave ----------------------------------------------------------------------
+// ---- Clients that misbehave ---------------------------------------------------------------------
 
 static void test_half_a_request(void **state) {
     (void)state;

@@ -13,7 +13,7 @@
 #define MS 1000000u
 #define LINGER_MS 3000 // rank 0's patience with ranks that still read
 
-// ---- The store -----------------------------------------------------------------------------------
+// ---- The store ----------------------------------------------------------------------------------
 
 static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_launch *launch,
                                   const struct rdi_job *job, const char *key_source,
@@ -32,7 +32,12 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
     uint64_t now = rdi_now(&b->env);
     int left = deadline > now ? (int)((deadline - now + MS - 1) / MS) : 0;
     rondo_status s = rdi_store_connect(host, launch->port, job, left, &b->own);
-    if (s == RONDO_ERR_AUTH) {
+    int starved = b->server != NULL ? rdi_store_server_starved(b->server) : 0;
+    if (s == RONDO_ERR_TIMEOUT && starved != 0) {
+        s = rdi_fail_errno(RONDO_ERR_SYSTEM, starved,
+                           "rank 0 cannot accept connections to the store that it serves at %s",
+                           b->where);
+    } else if (s == RONDO_ERR_AUTH) {
         s = rdi_fail(s, "%s (this rank's key: %s)", rondo_last_error(), key_source);
     }
     b->store = b->own;
@@ -67,7 +72,7 @@ static rondo_status join(struct rdi_bootstrap *b, const struct rdi_launch *launc
     }
 }
 
-// ---- The first meeting ---------------------------------------------------------------------------
+// ---- The first meeting --------------------------------------------------------------------------
 
 // What ranks tell each other first: what they believe, and where they are.
 struct card {
@@ -139,7 +144,7 @@ static rondo_status meet(struct rdi_bootstrap *b, struct rdi_job *job) {
     return s;
 }
 
-// ---- Open, exchange, close -----------------------------------------------------------------------
+// ---- Open, exchange, close ----------------------------------------------------------------------
 
 static rondo_status check_store_ops(const rondo_config *config) {
     const rondo_store_ops *ops = config->store_ops;

@@ -8,7 +8,7 @@
 
 typedef char *(*rdi_getenv)(const char *name);
 
-// ---- Place in the job ----------------------------------------------------------------------------
+// ---- Place in the job ---------------------------------------------------------------------------
 
 #define RDI_MASTER_PORT_DEFAULT 29500 // torchrun's
 
@@ -32,7 +32,7 @@ bool rdi_first_host(const char *list, char *out, size_t cap);
 // Fills job->host and job->host_id.
 void rdi_host_find(struct rdi_job *job);
 
-// ---- Key -----------------------------------------------------------------------------------------
+// ---- Key ----------------------------------------------------------------------------------------
 
 #define RDI_KEY_SOURCE 320
 // As rdi_key_find() for a place in the job that is known already; job->rank and job->size are set.
@@ -42,7 +42,7 @@ rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_optio
                               const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
                               char source[RDI_KEY_SOURCE]);
 
-// ---- Store ---------------------------------------------------------------------------------------
+// ---- Store --------------------------------------------------------------------------------------
 
 struct rdi_store_limits {
     size_t clients;   // connections in all

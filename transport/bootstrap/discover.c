@@ -74,7 +74,7 @@ static rondo_status read_int(rdi_getenv get, const char *name, int low, int high
     return RONDO_OK;
 }
 
-// ---- Rank and size -------------------------------------------------------------------------------
+// ---- Rank and size ------------------------------------------------------------------------------
 
 // What a field got, and from where.
 struct found {
@@ -171,7 +171,7 @@ static rondo_status find_local(const rondo_config *config, rdi_getenv get,
     return RONDO_OK;
 }
 
-// ---- Where the store is --------------------------------------------------------------------------
+// ---- Where the store is -------------------------------------------------------------------------
 
 // Only names and addresses that are loopback by what they are; no resolver is asked.
 static bool is_loopback(const char *host) {

@@ -2,14 +2,14 @@
 // How ranks meet over nothing but set and get on a store, in O(n) requests for all of them
 // together.
 //
-//   rank r                                              rank 0
+//   rank r                                             rank 0
 //     set rondo/hello/<r> = nonce
-//                                                         get rondo/hello/<r>
-//                                                         set rondo/welcome/<nonce> = session
+//                                                        get rondo/hello/<r>
+//                                                        set rondo/welcome/<nonce> = session
 //     get rondo/welcome/<nonce>
 //     set rondo/<session>/<exchange>/<r> = record
-//                                                         get rondo/<session>/<exchange>/<r>, of all ranks
-//                                                         set rondo/<session>/<exchange>/all = table
+//                                                        get rondo/<session>/<exchange>/<r>
+//                                                        set rondo/<session>/<exchange>/all = table
 //     get rondo/<session>/<exchange>/all
 //
 // A store may have served a job before, so rondo/hello/<r> can be old. Rank 0 then welcomes a nonce
@@ -29,7 +29,7 @@
 #define GRACE_MS 5000 // rank 0's verdict may come this much after its deadline
 #define LEAVE_MS 50   // between looks for ranks that died and so did not say that they left
 
-// ---- The store -----------------------------------------------------------------------------------
+// ---- The store ----------------------------------------------------------------------------------
 
 uint64_t rdi_after_ms(const struct rdi_bootstrap *b, int ms) {
     return rdi_now(&b->env) + (uint64_t)ms * MS;
@@ -147,7 +147,7 @@ rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank) {
     return s;
 }
 
-// ---- The other ranks -----------------------------------------------------------------------------
+// ---- The other ranks ----------------------------------------------------------------------------
 
 // Waits for a key of rank 0's. RONDO_ERR_TIMEOUT has no text.
 static rondo_status await(struct rdi_bootstrap *b, const char *key, const char *what,
@@ -230,7 +230,7 @@ static rondo_status follow(struct rdi_bootstrap *b, const struct rdi_exchange *x
     return s;
 }
 
-// ---- Both ----------------------------------------------------------------------------------------
+// ---- Both ---------------------------------------------------------------------------------------
 
 rondo_status rdi_join(struct rdi_bootstrap *b, bool with_secret, uint64_t deadline) {
     size_t want = RDI_SESSION_BYTES + (with_secret ? RDI_JOIN_SECRET : 0);

@@ -51,7 +51,7 @@ void rdi_leave(struct rdi_bootstrap *b);
 // Where this rank serves the store: waits until the others have left, at most until `deadline`.
 void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline);
 
-// ---- Between exchange.c and gather.c -------------------------------------------------------------
+// ---- Between exchange.c and gather.c ------------------------------------------------------------
 
 #define RDI_KEY_CAP 256 // a key and its NUL
 #define RDI_NONCE_BYTES 16

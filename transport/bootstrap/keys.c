@@ -7,8 +7,8 @@
 //   3. rondo_config.key
 //   4. option key_file
 //   5. the descriptor that a launcher hands down (RONDO_KEY_FD)
-//   6. the caller's own store: rank 0 makes a random key and hands it over there (see join.c); who can read
-//      the store can join the job
+//   6. the caller's own store: rank 0 makes a random key and hands it over there (see exchange.c);
+//      who can read the store can join the job
 //   7. ~/.config/rondo/key, made at first use; on several hosts the home directory must be shared
 //   8. none, if all ranks share this host: then any local user can join
 //
@@ -57,7 +57,7 @@ static rondo_status set_random_key(struct rdi_job *job) {
     return s;
 }
 
-// ---- Files and descriptors -----------------------------------------------------------------------
+// ---- Files and descriptors ----------------------------------------------------------------------
 
 // Reads what a descriptor holds from offset 0, at most one byte more than a key may have. -1:
 // errno.
@@ -176,7 +176,7 @@ int rdi_key_memfd(void) {
     return fd;
 }
 
-// ---- The file in the home directory --------------------------------------------------------------
+// ---- The file in the home directory -------------------------------------------------------------
 
 // mkdir, where it does not matter who made it.
 static bool make_directory(const char *path, mode_t mode) {
@@ -240,7 +240,7 @@ static rondo_status set_from_home(struct rdi_job *job, rdi_getenv get, char *pat
     return set_from_file(job, path);
 }
 
-// ---- The order -----------------------------------------------------------------------------------
+// ---- The order ----------------------------------------------------------------------------------
 
 static rondo_status set_from_home_or_none(const struct rdi_launch *launch, rdi_getenv get,
                                           struct rdi_job *job, char source[RDI_KEY_SOURCE]) {

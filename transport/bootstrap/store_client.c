@@ -29,7 +29,7 @@ struct rdi_store {
     char where[320]; // "host port 29500"
 };
 
-// ---- Bytes with a deadline -----------------------------------------------------------------------
+// ---- Bytes with a deadline ----------------------------------------------------------------------
 
 static uint64_t after_ms(const struct rdi_store *st, int64_t ms) {
     return rdi_now(&st->env) + (uint64_t)(ms > 0 ? ms : 0) * MS;
@@ -73,7 +73,7 @@ static rondo_status move(const struct rdi_store *st, bool out, void *buf, size_t
     return RONDO_OK;
 }
 
-// ---- Connecting ----------------------------------------------------------------------------------
+// ---- Connecting ---------------------------------------------------------------------------------
 
 // Why an attempt failed, until the last one decides what the caller is told.
 struct reason {
@@ -247,7 +247,7 @@ void rdi_store_close(struct rdi_store *st) {
     }
 }
 
-// ---- Requests ------------------------------------------------------------------------------------
+// ---- Requests -----------------------------------------------------------------------------------
 
 // After half a message nothing on this connection can be understood any more.
 static rondo_status broken(struct rdi_store *st, rondo_status status, const char *doing, int err) {

@@ -24,7 +24,7 @@
 #define BUDGET (256u << 10) // bytes moved for one connection before the others get their turn
 #define WAIT_MAX_MS (7u * 24 * 3600 * 1000)
 
-// ---- Lists and deadlines -------------------------------------------------------------------------
+// ---- Lists and deadlines ------------------------------------------------------------------------
 
 static void list_add(struct rdi_conn_list *l, struct rdi_conn *c) {
     c->next = NULL;
@@ -94,7 +94,7 @@ void rdi_conn_drop(struct rdi_store_server *s, struct rdi_conn *c) {
     list_add(&s->graveyard, c);
 }
 
-// ---- Bytes ---------------------------------------------------------------------------------------
+// ---- Bytes --------------------------------------------------------------------------------------
 
 // Bytes received; 0: none now, come again; -1: the peer is gone.
 static ssize_t receive(struct rdi_conn *c, void *buf, size_t n) {
@@ -119,7 +119,7 @@ static ssize_t send_some(struct rdi_conn *c, const void *buf, size_t n) {
     return sent;
 }
 
-// ---- Replies -------------------------------------------------------------------------------------
+// ---- Replies ------------------------------------------------------------------------------------
 
 static void await_request(struct rdi_conn *c) {
     c->state = CONN_HEAD;
@@ -172,7 +172,7 @@ static void begin_reply(struct rdi_store_server *s, struct rdi_conn *c, rondo_st
     send_reply(s, c);
 }
 
-// ---- Requests ------------------------------------------------------------------------------------
+// ---- Requests -----------------------------------------------------------------------------------
 
 // Takes over *value unless there is no room for it; who waits for the key gets it.
 static rondo_status publish(struct rdi_store_server *s, const uint8_t *key, size_t key_len,
@@ -300,7 +300,7 @@ static bool read_request(struct rdi_store_server *s, struct rdi_conn *c) {
     return true;
 }
 
-// ---- Handshake -----------------------------------------------------------------------------------
+// ---- Handshake ----------------------------------------------------------------------------------
 
 // False: the peer is gone.
 static bool send_handshake(struct rdi_store_server *s, struct rdi_conn *c) {
@@ -354,7 +354,7 @@ static bool do_handshake(struct rdi_store_server *s, struct rdi_conn *c) {
     return true;
 }
 
-// ---- Connections ---------------------------------------------------------------------------------
+// ---- Connections --------------------------------------------------------------------------------
 
 void rdi_conn_serve(struct rdi_store_server *s, struct rdi_conn *c) {
     uint8_t byte;

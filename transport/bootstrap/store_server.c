@@ -21,7 +21,7 @@ const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
                                                           .stall_ms = 30000,
                                                           .bytes = (size_t)1 << 30};
 
-// ---- Accepting, and time -------------------------------------------------------------------------
+// ---- Accepting, and time ------------------------------------------------------------------------
 
 static void pause_accepting(struct rdi_store_server *s, bool pause) {
     for (size_t i = 0; i < s->listeners.count; i++) {
@@ -69,7 +69,7 @@ static void check_deadlines(struct rdi_store_server *s) {
     }
 }
 
-// ---- The thread ----------------------------------------------------------------------------------
+// ---- The thread ---------------------------------------------------------------------------------
 
 static int sleep_ms(struct rdi_store_server *s) {
     uint64_t now = rdi_now(&s->env);

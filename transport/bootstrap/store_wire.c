@@ -25,7 +25,7 @@ static rondo_status decode_status(uint8_t byte) {
     return byte <= -RONDO_ERR_INTERNAL ? (rondo_status)-byte : RONDO_ERR_INTERNAL;
 }
 
-// ---- Messages ------------------------------------------------------------------------------------
+// ---- Messages -----------------------------------------------------------------------------------
 
 void rdi_store_encode_request(uint8_t head[RDI_STORE_REQUEST_HEAD],
                               const struct rdi_store_request *r) {
@@ -103,7 +103,7 @@ const char *rdi_store_check_key(const void *key, size_t len) {
     return memchr(key, '\0', len) != NULL ? "key contains a NUL" : NULL;
 }
 
-// ---- Table ---------------------------------------------------------------------------------------
+// ---- Table --------------------------------------------------------------------------------------
 
 #define TABLE_VERSION 1
 

@@ -2,8 +2,8 @@
 // The bytes of the key-value store: its messages, and the values that the bootstrap keeps in it.
 // Pure functions; a decoder returns NULL, or what is wrong with the bytes.
 //
-//   request    length:4  op:1  key_len:1  zero:2  timeout_ms:4  key  value        length: all after itself
-//   response   length:4  status:1  zero:3  value                                  status: minus rondo_status
+//   request    length:4  op:1  key_len:1  zero:2  timeout_ms:4  key  value  length: all after itself
+//   response   length:4  status:1  zero:3  value                            status: minus rondo_status
 //
 // Numbers are in network byte order. They travel on a connection that has passed the handshake, one
 // request at a time; they are checked all the same.

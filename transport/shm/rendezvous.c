@@ -17,6 +17,7 @@
 
 #define MS 1000000ull
 #define STRANGER_NS (10000 * MS) // for a connection to prove that it belongs to the job
+#define GONE_NS (1000 * MS)      // of refused attempts, until the peer counts as gone
 #define PACKETS_AT_ONCE 16
 
 static uint64_t now_of(const struct shm_link *l) { return rdi_now(&l->net->base.params.env); }
@@ -320,21 +321,29 @@ static void start_handshake(struct shm_link *l) {
     shm_link_push(l);
 }
 
+// Nobody has listened there for a while. A rank that is alive does, since before it told its address.
+static bool is_gone(struct shm_link *l) {
+    uint64_t now = now_of(l);
+    l->refused_since = l->refused_since != 0 ? l->refused_since : now;
+    return now - l->refused_since >= GONE_NS;
+}
+
 static void try_connect(struct shm_link *l) {
     l->fd = shm_dial(&l->address);
     if (l->fd < 0) {
-        if (errno == ECONNREFUSED) {
-            // A rank listens before it tells its address, and as long as it lives.
+        if (errno == ECONNREFUSED && is_gone(l)) {
             give_up(l, rdi_fail(RONDO_ERR_PEER, "it has ended, as nobody listens on its socket any "
                                                 "more; its own output may tell why"));
-        } else if (errno == EAGAIN || errno == EINTR || errno == ECONNRESET) {
+        } else if (errno == ECONNREFUSED || errno == EAGAIN || errno == EINTR ||
+                   errno == ECONNRESET) {
             disconnect(l, errno == EAGAIN ? "its queue of connections is full"
-                                          : "the attempt was interrupted");
+                                          : "nobody listens there: it has ended");
         } else {
             give_up(l, rdi_fail_resource(errno, "connect to its socket"));
         }
         return;
     }
+    l->refused_since = 0;
     if (!shm_same_user(l->fd, &l->cred_pid)) {
         close(l->fd);
         l->fd = -1;

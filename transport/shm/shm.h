@@ -112,6 +112,7 @@ struct shm_link {
     int region_fd;
     struct shm_address address; // of the peer; a receiver knows the name only
     uint64_t deadline, next_try, backoff;
+    uint64_t refused_since; // nobody has listened where the peer was to; 0: somebody does
     char last_problem[128];
 };
 
