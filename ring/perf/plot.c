@@ -107,7 +107,7 @@ static void widen(double v, double *lo, double *hi) {
 
 // Smallest and largest value to draw (a size, if panel is NULL); false if there is none.
 static bool find_range(const struct picture *p, const struct panel *panel, double *lo, double *hi) {
-    *lo = 0;
+    *lo = *hi = 0;
     for (int s = 0; s < p->nseries; s++) {
         for (size_t i = p->series[s].first; i < p->series[s].end; i++) {
             const struct perf_row *row = &p->r->rows[i];
