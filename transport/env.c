@@ -20,6 +20,9 @@ static void system_random(void *self, void *buf, size_t n) {
 }
 
 void rdi_env_system(struct rdi_env *env, rondo_log_fn log, void *log_arg) {
+    // Chooses libsodium's fastest code; the portable code serves where that fails.
+    int chosen = sodium_init();
+    (void)chosen;
     // Clock and randomness have no state, so `self` is free to be what the log function wants.
     *env =
         (struct rdi_env){.self = log_arg, .now = system_now, .random = system_random, .log = log};

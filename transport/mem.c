@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -40,6 +41,24 @@ static void lock(void) {
 
 // ---- Blocks --------------------------------------------------------------------------------------
 
+// Where neither memfd_create() nor /dev/shm serves, a block is ordinary memory: the program works as before,
+// only that peers get copies. What ran out, rather than being refused, is an error.
+static bool is_refusal(int err) {
+    return err != EMFILE && err != ENFILE && err != ENOMEM && err != EFBIG && err != EAGAIN;
+}
+
+static rondo_status make_block(size_t bytes, int *fd, void **at) {
+    rondo_status s = rdi_memfile_create("a block", bytes, RDI_MEMFILE_PRIVATE, fd, at);
+    if (s == RONDO_OK || rdi_memfile_size(bytes) == 0 || !is_refusal(errno)) {
+        return s;
+    }
+    *fd = -1;
+    *at = mmap(NULL, rdi_memfile_size(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+               0);
+    return *at != MAP_FAILED ? RONDO_OK
+                             : rdi_fail_resource(errno, "allocate a block of %zu bytes", bytes);
+}
+
 // Gives the block its pages now: one pass in the kernel is three times as fast as a fault for each page, and
 // memory that is not there is an error here and not a signal later.
 static rondo_status populate(int fd, void *at, size_t bytes) {
@@ -50,7 +69,11 @@ static rondo_status populate(int fd, void *at, size_t bytes) {
     do {
         err = madvise(at, bytes, MADV_POPULATE_WRITE) == 0 ? 0 : errno;
     } while (err == EINTR || err == EAGAIN);
-    if (err == EINVAL) { // before Linux 5.14
+    if (err == EINVAL && fd < 0) { // before Linux 5.14
+        memset(at, 0, bytes);
+        err = 0;
+    }
+    if (err == EINVAL) {
         do {
             err = posix_fallocate(fd, 0, (off_t)bytes);
         } while (err == EINTR);
@@ -72,6 +95,12 @@ static rondo_status check_size(size_t bytes) {
     return RONDO_OK;
 }
 
+static void close_file(int fd) {
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 rondo_status rondo_mem_alloc(size_t bytes, void **ptr) {
     if (ptr == NULL) {
         return rdi_fail(RONDO_ERR_INVALID,
@@ -80,8 +109,7 @@ rondo_status rondo_mem_alloc(size_t bytes, void **ptr) {
     rondo_status s = check_size(bytes);
     int fd;
     void *at;
-    if (s != RONDO_OK ||
-        (s = rdi_memfile_create("a block", bytes, RDI_MEMFILE_PRIVATE, &fd, &at)) != RONDO_OK) {
+    if (s != RONDO_OK || (s = make_block(bytes, &fd, &at)) != RONDO_OK) {
         return s;
     }
     size_t size = rdi_memfile_size(bytes);
@@ -105,7 +133,7 @@ rondo_status rondo_mem_alloc(size_t bytes, void **ptr) {
 
 unmap:
     munmap(at, size);
-    close(fd);
+    close_file(fd);
     return s;
 }
 
@@ -134,7 +162,7 @@ rondo_status rondo_mem_free(void *ptr) {
     unlock();
     if (s == RONDO_OK) {
         munmap(ptr, block.bytes);
-        close(block.fd);
+        close_file(block.fd);
     }
     return s;
 }
@@ -143,7 +171,7 @@ bool rdi_mem_find(const void *ptr, size_t len, int *fd, uint64_t *id, uint64_t *
                   uint64_t *bytes) {
     lock();
     const struct rdi_interval *e = rdi_intervals_around(&blocks, (uintptr_t)ptr, len);
-    bool found = e != NULL;
+    bool found = e != NULL && e->fd >= 0;
     if (found) {
         *fd = e->fd;
         *id = e->id;

@@ -120,7 +120,8 @@ typedef struct rondo_config {
 // ---- Memory --------------------------------------------------------------------------------------
 
 // Memory that every transport can use in place: page aligned, zeroed, backed by a sealed memfd so that
-// peers on this host can map it (read only) and later registered with the NICs. Free it with
+// peers on this host can map it (read only) and later registered with the NICs. Where the machine or the
+// container permits no shared memory it is ordinary memory, and peers get copies. Free it with
 // rondo_mem_free(); not with free(3). Any thread; does not block. `bytes` 0 gives a valid, empty block.
 // Errors: RONDO_ERR_NOMEM with the limits that were met.
 RONDO_API rondo_status rondo_mem_alloc(size_t bytes, void **ptr);

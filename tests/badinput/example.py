@@ -72,6 +72,19 @@ for _name, _prepare, _code, _patterns in TABLE:
 
 
 @case("example")
+def without_shared_memory(new_job):
+    """no shared memory at all: it trains over TCP"""
+    job = new_job()
+    text = write(job, "text", "The quick brown fox jumps over the lazy dog.\n" * 400)
+    for rank in range(2):
+        job.start(str(rank), [Programs.rank, "--deny", "shm", Programs.train_gpt, *SMALL, "--data", text],
+                  RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank)
+    job.wait(20)
+    for p in job.processes:
+        expect(p.code == 0, f"{p.name}: exit code {p.code}")
+
+
+@case("example")
 def one_rank_alone(new_job):
     """a data file that only one rank lacks: the other does not hang"""
     job = new_job()

@@ -83,7 +83,7 @@ def other_key(new_job):
     job = new_job()
     other = job.make_key("other")
     for rank in range(3):
-        job.rank(rank, 3, RONDO_CONNECT_TIMEOUT="4s", RONDO_KEY_FILE=other if rank == 2 else job.key_file)
+        job.rank(rank, 3, RONDO_CONNECT_TIMEOUT="3s", RONDO_KEY_FILE=other if rank == 2 else job.key_file)
     job.wait(15)
     expect_error(job.processes[2], "rank 2", f"port {job.port}", "does not have this job's key", "file .*other",
                  within=3)

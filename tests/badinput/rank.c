@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
-// One rank of a small job that the cases of ./run spoil: it reduces and checks until it shall stop, and says in one
-// line how it ended. The same seconds as in a case's own clock (CLOCK_MONOTONIC) tell when.
+// One rank of a small job that the cases of ./run spoil: it reduces and checks until it shall stop,
+// and says in one line how it ended, and when (CLOCK_MONOTONIC, which is the cases' clock too).
 //
-//   badinput_rank [--options TEXT] [--deny memfd|shm] [--count N] [--steps N | --seconds S] [--mem] [--quit RANK]
+//   badinput_rank [--options TEXT] [--deny memfd|shm] [--count N] [--steps N | --seconds S] [--mem]
+//                 [--quit RANK] [PROGRAM ARGUMENT...]
+//
+// PROGRAM: runs it instead, with the same system calls denied.
 //
 // Exit code: 0 all right, 3 the library returned an error, 4 a wrong result, 2 a wrong command line.
 #include <rondo/rondo.h>
@@ -50,7 +53,8 @@ static int failed(int rank, rondo_status s) {
     return EXIT_ERROR;
 }
 
-// As a container's seccomp profile does it: memfd_create() and, with `files`, unnamed files are refused.
+// As a container's seccomp profile does it: memfd_create() and, with `files`, unnamed files are
+// refused.
 static bool deny(bool files) {
     const unsigned tmpfile = O_TMPFILE;
     struct sock_filter code[] = {
@@ -155,16 +159,32 @@ int main(int argc, char **argv) {
         {"seconds", required_argument, NULL, 's'}, {"mem", no_argument, NULL, 'm'},
         {"quit", required_argument, NULL, 'q'},    {NULL, 0, NULL, 0}};
     struct wish w = {.count = 1000, .steps = 10, .quit = -1};
-    for (int c; (c = getopt_long(argc, argv, "", rows, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "+", rows, NULL)) != -1;) {
         switch (c) {
-        case 'o': w.options = optarg; break;
-        case 'd': w.deny = optarg; break;
-        case 'c': w.count = strtoul(optarg, NULL, 10); break;
-        case 'n': w.steps = atol(optarg); break;
-        case 's': w.seconds = atof(optarg); w.steps = 0; break;
-        case 'm': w.mem = true; break;
-        case 'q': w.quit = atoi(optarg); break;
-        default: return EXIT_USAGE;
+        case 'o':
+            w.options = optarg;
+            break;
+        case 'd':
+            w.deny = optarg;
+            break;
+        case 'c':
+            w.count = strtoul(optarg, NULL, 10);
+            break;
+        case 'n':
+            w.steps = atol(optarg);
+            break;
+        case 's':
+            w.seconds = atof(optarg);
+            w.steps = 0;
+            break;
+        case 'm':
+            w.mem = true;
+            break;
+        case 'q':
+            w.quit = atoi(optarg);
+            break;
+        default:
+            return EXIT_USAGE;
         }
     }
     if (w.count == 0 || (w.steps == 0 && w.seconds <= 0)) {
@@ -174,6 +194,11 @@ int main(int argc, char **argv) {
     if (w.deny != NULL && !deny(strcmp(w.deny, "shm") == 0)) {
         perror("cannot install a seccomp filter");
         return 77;
+    }
+    if (optind < argc) {
+        execv(argv[optind], argv + optind);
+        perror(argv[optind]);
+        return EXIT_USAGE;
     }
     return run(&w);
 }

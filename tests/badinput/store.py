@@ -77,7 +77,7 @@ def other_job(new_job):
     """the port is that of another job that runs: the strangers are told, the job goes on"""
     first, second = new_job(), new_job()
     second.port = first.port
-    job = first.run(2, Programs.rank, "--seconds", 4, options=("--master-port", first.port))
+    job = first.run(2, Programs.rank, "--seconds", 3, options=("--master-port", first.port))
     first.until("(?s)ready.*ready")
     second.ranks(2, RONDO_CONNECT_TIMEOUT="3s")
     second.wait(15)

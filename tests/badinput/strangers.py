@@ -121,7 +121,7 @@ def spoil(job, transport, ranks, many):
     seed = random.randrange(1 << 32)
     print(f"    seed {seed}")
     rng = random.Random(seed)
-    run = job.run(ranks, Programs.rank, "--seconds", 5, "--count", 100000,
+    run = job.run(ranks, Programs.rank, "--seconds", 3, "--count", 100000,
                   options=("--master-port", job.port), RONDO_TRANSPORT=transport, RONDO_INTERFACE="lo")
     job.until("(?s)" + "ready.*" * ranks)
     pids = job.members()

@@ -177,6 +177,43 @@ static void test_reset_of_healthy_link(void **state) {
     pair_close(&p);
 }
 
+// Message 1 is whole when message 0 is lost with its path. It comes again, and must not count before 0 does.
+static void test_whole_behind_a_gap(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",tcp_sockets=2", LO);
+    pair_connect(&p);
+    struct rdi_tcp_link *in = (struct rdi_tcp_link *)p.side[1].accepted;
+    static uint8_t bytes[2][100];
+    struct rdi_put put[2];
+    for (unsigned seq = 0; seq < 2; seq++) {
+        pair_fill(bytes[seq], seq, 100);
+        put[seq] = (struct rdi_put){.data = bytes[seq], .len = 100, .tag = seq};
+    }
+    assert_true(rdi_tcp_test_cut(p.link, 0));
+    assert_int_equal(p.link->ops->put(p.link, &put[0]), RONDO_OK);
+    assert_int_equal(p.link->ops->put(p.link, &put[1]), RONDO_OK);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (!in->in[1].whole && pair_now() < end) {
+        rdi_tcp_rx(in->paths[1]);
+    }
+    assert_true(in->in[1].whole);
+    assert_int_equal(in->base.arrived, 0);
+    pair_drive_until(&p, p.link->state == RDI_LINK_LOST);
+    assert_int_equal(p.link->ops->reset(p.link, 1), RONDO_OK);
+    pair_drive_until(&p, pair_link_up(&p));
+    assert_int_equal(p.link->posted, 0);
+    for (unsigned seq = 0; seq < 2; seq++) {
+        assert_int_equal(p.link->ops->put(p.link, &put[seq]), RONDO_OK);
+        pair_drive_until(&p, in->base.arrived > seq);
+        assert_int_equal(in->base.arrived, seq + 1);
+        struct rdi_msg m;
+        in->base.ops->peek(&in->base, seq, &m);
+        assert_true(m.tag == seq && pair_matches(m.data, seq, 100));
+    }
+    pair_close(&p);
+}
+
 // ---- Peers that are gone -------------------------------------------------------------------------
 
 static void test_peer_closed_its_net(void **state) {
@@ -546,6 +583,7 @@ int main(void) {
         cmocka_unit_test(test_replay_several_paths),
         cmocka_unit_test(test_loss_is_seen_on_both_ends),
         cmocka_unit_test(test_reset_of_healthy_link),
+        cmocka_unit_test(test_whole_behind_a_gap),
         cmocka_unit_test(test_peer_closed_its_net),
         cmocka_unit_test(test_peer_closed_its_end),
         cmocka_unit_test(test_grace_of_receiver),

@@ -65,12 +65,22 @@ static void end_early(struct shm_link *l, const char *why) {
     }
 }
 
+// Receiver: tells the sender, which waits for the verdict, why there is no link. The reason is the last error.
+static void refuse(struct shm_link *l, rondo_status s) {
+    struct shm_record rec = {SHM_VERDICT, .value = (uint64_t) - (int64_t)s};
+    snprintf(rec.text, sizeof rec.text, "%s", rondo_last_error());
+    shm_link_send(l, &rec, NULL, 0);
+    drop(l, rec.text);
+}
+
 // This end cannot go on, and trying again would not help. The reason is the last error.
 static void give_up(struct shm_link *l, rondo_status s) {
     if (l->announced) {
         char peer[128];
         shm_link_fail(l, s, "rank %d has no shared memory with %s: %s",
                       l->net->base.params.job->rank, shm_link_peer(l, peer), rondo_last_error());
+    } else if (l->phase == SHM_WAIT_BELL) {
+        refuse(l, s);
     } else {
         drop(l, rondo_last_error());
     }
@@ -233,10 +243,7 @@ static void take_bell(struct shm_link *l, const int fds[2]) {
         shm_link_push(l);
         return;
     }
-    struct shm_record rec = {SHM_VERDICT, .value = (uint64_t) - (int64_t)s};
-    snprintf(rec.text, sizeof rec.text, "%s", rondo_last_error());
-    shm_link_send(l, &rec, NULL, 0);
-    drop(l, rec.text);
+    refuse(l, s);
 }
 
 void shm_accept_all(struct shm_net *net) {
