@@ -49,8 +49,9 @@ static void number_by_completion(struct rdi_param *params, size_t n, const size_
     }
 }
 
-rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t *order, size_t first,
-                               size_t cap, struct rdi_bucket **buckets, size_t *nbuckets) {
+rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t *order,
+                               size_t first, size_t cap, struct rdi_bucket **buckets,
+                               size_t *nbuckets) {
     struct open_bucket open[RONDO_TYPE_COUNT] = {{0}};
     struct rdi_bucket *list = NULL;
     size_t count = 0, emitted = 0;

@@ -14,9 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t now_ns(const struct rondo_ddp *d) {
-    return rdi_now(&d->comm->engine->env);
-}
+static uint64_t now_ns(const struct rondo_ddp *d) { return rdi_now(&d->comm->engine->env); }
 
 static uint64_t bytes_sent(const struct rondo_ddp *d) {
     rondo_comm_stats s = {.size = sizeof s};
@@ -34,10 +32,11 @@ static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, 
     for (size_t i = 0; i < n; i++) {
         const rondo_param *p = &params[i];
         if (!p->name || !p->data || p->count == 0 || p->type > RONDO_BF16) {
-            return rdi_fail(RONDO_ERR_INVALID,
-                            "parameter %zu (\"%s\"): it needs a name, data, a count above 0 and a type of "
-                            "RONDO_F32, F64, F16 or BF16",
-                            i, p->name ? p->name : "NULL");
+            return rdi_fail(
+                RONDO_ERR_INVALID,
+                "parameter %zu (\"%s\"): it needs a name, data, a count above 0 and a type of "
+                "RONDO_F32, F64, F16 or BF16",
+                i, p->name ? p->name : "NULL");
         }
         d->params[i] = (struct rdi_param){.name = strdup(p->name),
                                           .data = p->data,
@@ -57,8 +56,9 @@ static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, 
 static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o) {
     rondo_ddp_options opt = RONDO_DDP_OPTIONS_INIT;
     if (o && o->size != sizeof opt) {
-        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_options.size is not that of this version; start from "
-                                           "RONDO_DDP_OPTIONS_INIT");
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "rondo_ddp_options.size is not that of this version; start from "
+                        "RONDO_DDP_OPTIONS_INIT");
     }
     opt = o ? *o : opt;
     const struct rdi_options *defaults = &d->comm->engine->options;
@@ -91,8 +91,8 @@ rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_
         s = set_options(d, options);
     }
     if (s == RONDO_OK) {
-        s = rdi_bucket_assign(d->params, nparams, d->order, d->first_bytes, d->cap_bytes, &d->buckets,
-                              &d->nbuckets);
+        s = rdi_bucket_assign(d->params, nparams, d->order, d->first_bytes, d->cap_bytes,
+                              &d->buckets, &d->nbuckets);
     }
     if (s == RONDO_OK) {
         s = rdi_bucket_alloc(d->buckets, d->nbuckets);
@@ -144,14 +144,11 @@ static char *view(const struct rondo_ddp *d, size_t i) {
     return d->buckets[d->params[i].bucket].mem + d->params[i].offset;
 }
 
-void *rondo_ddp_grad(rondo_ddp *d, size_t i) {
-    return d && i < d->nparams ? view(d, i) : NULL;
-}
+void *rondo_ddp_grad(rondo_ddp *d, size_t i) { return d && i < d->nparams ? view(d, i) : NULL; }
 
 rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {
     if (!d || d->nready) {
-        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID,
-                        "rondo_ddp_zero_grad: %s",
+        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID, "rondo_ddp_zero_grad: %s",
                         d ? "a step is under way; finish it first" : "the ddp object is NULL");
     }
     for (size_t b = 0; b < d->nbuckets; b++) {
@@ -162,8 +159,7 @@ rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {
 
 rondo_status rondo_ddp_set_sync(rondo_ddp *d, int sync) {
     if (!d || d->nready) {
-        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID,
-                        "rondo_ddp_set_sync: %s",
+        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID, "rondo_ddp_set_sync: %s",
                         d ? "a step is under way; finish it first" : "the ddp object is NULL");
     }
     d->sync = sync != 0;
@@ -190,11 +186,12 @@ static rondo_status mark(struct rondo_ddp *d, size_t i, const void *grad) {
     }
     struct rdi_param *p = &d->params[i];
     if (p->ready) {
-        return rdi_fail(RONDO_ERR_USAGE,
-                        "the gradient of parameter %zu (\"%s\") was marked ready twice in one step. Mark each "
-                        "once, when its last contribution is in; a parameter that several layers share is "
-                        "complete at the last of them; call rondo_ddp_finish() between steps",
-                        i, p->name);
+        return rdi_fail(
+            RONDO_ERR_USAGE,
+            "the gradient of parameter %zu (\"%s\") was marked ready twice in one step. Mark each "
+            "once, when its last contribution is in; a parameter that several layers share is "
+            "complete at the last of them; call rondo_ddp_finish() between steps",
+            i, p->name);
     }
     if (d->sync) {
         double scale = d->average ? 1.0 / rondo_comm_size(d->comm) : 1.0;
@@ -208,9 +205,7 @@ static rondo_status mark(struct rondo_ddp *d, size_t i, const void *grad) {
     return d->sync ? launch(d) : RONDO_OK;
 }
 
-rondo_status rondo_ddp_grad_ready(rondo_ddp *d, size_t i) {
-    return mark(d, i, NULL);
-}
+rondo_status rondo_ddp_grad_ready(rondo_ddp *d, size_t i) { return mark(d, i, NULL); }
 
 rondo_status rondo_ddp_grad_ready_copy(rondo_ddp *d, size_t i, const void *grad) {
     if (!grad) {
@@ -230,10 +225,11 @@ static rondo_status never_ready(const struct rondo_ddp *d) {
             shown++;
         }
     }
-    return rdi_fail(RONDO_ERR_USAGE,
-                    "%zu of %zu gradients were never marked ready in this step on rank %d: %s%s. Mark every "
-                    "parameter; one that took no part in the step has a gradient of zeros",
-                    missing, d->nparams, rondo_comm_rank(d->comm), names, shown < missing ? " …" : "");
+    return rdi_fail(
+        RONDO_ERR_USAGE,
+        "%zu of %zu gradients were never marked ready in this step on rank %d: %s%s. Mark every "
+        "parameter; one that took no part in the step has a gradient of zeros",
+        missing, d->nparams, rondo_comm_rank(d->comm), names, shown < missing ? " …" : "");
 }
 
 static void reset_step(struct rondo_ddp *d) {
@@ -271,7 +267,8 @@ static rondo_status rebuild(struct rondo_ddp *d) {
     struct rdi_param *old = malloc((d->nparams + 1) * sizeof *old);
     struct rdi_bucket *buckets = NULL;
     size_t n = 0;
-    rondo_status s = order && old ? RONDO_OK : rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
+    rondo_status s = order && old ? RONDO_OK
+                                  : rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
     for (size_t i = 0; s == RONDO_OK && i < d->nparams; i++) {
         order[i] = d->order[i];
     }
@@ -283,7 +280,8 @@ static rondo_status rebuild(struct rondo_ddp *d) {
             d->order[i] = order[i];
         }
         memcpy(old, d->params, d->nparams * sizeof *old);
-        s = rdi_bucket_assign(d->params, d->nparams, d->order, d->first_bytes, d->cap_bytes, &buckets, &n);
+        s = rdi_bucket_assign(d->params, d->nparams, d->order, d->first_bytes, d->cap_bytes,
+                              &buckets, &n);
     }
     if (s == RONDO_OK) {
         s = rdi_bucket_alloc(buckets, n);
@@ -337,7 +335,8 @@ rondo_status rondo_ddp_finish(rondo_ddp *d) {
 
 rondo_status rondo_ddp_get_stats(const rondo_ddp *d, rondo_ddp_stats *out) {
     if (!d || !out || out->size < sizeof(size_t)) {
-        return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_get_stats: a pointer is NULL or out->size is not set");
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "rondo_ddp_get_stats: a pointer is NULL or out->size is not set");
     }
     rondo_ddp_stats s = d->stats;
     s.size = out->size;

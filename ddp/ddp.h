@@ -37,13 +37,14 @@ typedef struct rondo_param {
 
 typedef struct rondo_ddp_options {
     size_t size;
-    size_t first_bucket_bytes;  // size of the first bucket; 0 = option ddp_first_bucket (1 MiB)
-    size_t bucket_bytes;        // cap of the others; 0 = option ddp_bucket (25 MiB). A single larger
-                                //   parameter gets a bucket of its own.
-    int average;                // 1 = divide by the world size (default), 0 = sum
-    int rebuild;                // 1 = rebuild once after the first step (default), 0 = keep reverse order
+    size_t first_bucket_bytes; // size of the first bucket; 0 = option ddp_first_bucket (1 MiB)
+    size_t bucket_bytes;       // cap of the others; 0 = option ddp_bucket (25 MiB). A single larger
+                               //   parameter gets a bucket of its own.
+    int average;               // 1 = divide by the world size (default), 0 = sum
+    int rebuild; // 1 = rebuild once after the first step (default), 0 = keep reverse order
 } rondo_ddp_options;
-#define RONDO_DDP_OPTIONS_INIT { .size = sizeof(rondo_ddp_options), .average = 1, .rebuild = 1 }
+#define RONDO_DDP_OPTIONS_INIT \
+    { .size = sizeof(rondo_ddp_options), .average = 1, .rebuild = 1 }
 
 // Creates a replica set over `comm` (a communicator of its own is split off). Verifies that number, names,
 // counts and types of the parameters are the same on all ranks (the error names the first parameter that
@@ -86,16 +87,16 @@ RONDO_API rondo_status rondo_ddp_set_sync(rondo_ddp *ddp, int sync);
 
 // Figures of the last finished step and of all steps so far; times in seconds.
 typedef struct rondo_ddp_stats {
-    size_t size;                // sizeof(rondo_ddp_stats), set by the caller
+    size_t size; // sizeof(rondo_ddp_stats), set by the caller
     uint64_t steps;
     size_t buckets;
-    int rebuilt;                // 1 after the rebuild
-    double step_comm;           // first launch to last completion, last step
-    double step_exposed;        // time that finish waited, last step
+    int rebuilt;         // 1 after the rebuild
+    double step_comm;    // first launch to last completion, last step
+    double step_exposed; // time that finish waited, last step
     double total_comm;
-    double total_exposed;       // hidden share = 1 - exposed / comm
-    uint64_t bytes_reduced;     // gradient bytes, all steps, this rank
-    uint64_t bytes_sent;        // payload that this rank sent since creation was done, all wires
+    double total_exposed;   // hidden share = 1 - exposed / comm
+    uint64_t bytes_reduced; // gradient bytes, all steps, this rank
+    uint64_t bytes_sent;    // payload that this rank sent since creation was done, all wires
 } rondo_ddp_stats;
 RONDO_API rondo_status rondo_ddp_get_stats(const rondo_ddp *ddp, rondo_ddp_stats *out);
 
@@ -105,12 +106,12 @@ RONDO_API rondo_status rondo_ddp_get_stats(const rondo_ddp *ddp, rondo_ddp_stats
 // positions r, r + world, … The tail is dropped or padded by repeating from the start, so that every rank
 // gets the same number.
 typedef struct rondo_sampler {
-    uint64_t samples;           // of the data set
+    uint64_t samples; // of the data set
     uint64_t seed;
     uint64_t epoch;
     int rank, world;
-    int shuffle;                // 0 = in order
-    int drop_tail;              // 1 = drop, 0 = pad
+    int shuffle;   // 0 = in order
+    int drop_tail; // 1 = drop, 0 = pad
 } rondo_sampler;
 
 // Number of samples per rank and epoch. 0 for a sampler that is invalid. Pure function.
@@ -126,7 +127,8 @@ RONDO_API rondo_status rondo_sampler_get(const rondo_sampler *s, uint64_t i, uin
 // would set, and waits for all. When one fails (returns non-zero, exits or dies by a signal) the others are
 // ended within 5 s and the error names the first to fail. Call it before threads exist and before
 // rondo_init() in the parent. Blocks until all have ended.
-RONDO_API rondo_status rondo_spawn(int (*fn)(int rank, int world, void *arg), int nprocs, void *arg);
+RONDO_API rondo_status rondo_spawn(int (*fn)(int rank, int world, void *arg), int nprocs,
+                                   void *arg);
 
 #ifdef __cplusplus
 }

@@ -12,40 +12,41 @@ struct rdi_param {
     void *data;
     size_t count, bytes;
     rondo_type type;
-    size_t bucket, offset;      // where its gradient lives
-    bool ready;                 // in this step
+    size_t bucket, offset; // where its gradient lives
+    bool ready;            // in this step
 };
 
 // Gradients that are reduced together: one type, contiguous.
 struct rdi_bucket {
     rondo_type type;
-    size_t count;               // elements
-    char *mem;                  // from rondo_mem_alloc()
-    size_t params, pending;     // parameters in it; those not ready yet in this step
+    size_t count;           // elements
+    char *mem;              // from rondo_mem_alloc()
+    size_t params, pending; // parameters in it; those not ready yet in this step
     rondo_request *req;
-    uint64_t launched, finished;        // ns, of this step
+    uint64_t launched, finished; // ns, of this step
 };
 
 // Assigns parameters, taken in `order`, to buckets: a bucket per type is filled until its limit, the first one
 // that is emitted up to `first` bytes, later ones up to `cap`. Sets bucket and offset of each parameter; the
 // caller frees *buckets. Pure but for memory.
-rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t *order, size_t first,
-                               size_t cap, struct rdi_bucket **buckets, size_t *nbuckets);
+rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t *order,
+                               size_t first, size_t cap, struct rdi_bucket **buckets,
+                               size_t *nbuckets);
 rondo_status rdi_bucket_alloc(struct rdi_bucket *b, size_t n);
 void rdi_bucket_free(struct rdi_bucket *b, size_t n);
 
 struct rondo_ddp {
-    rondo_comm *comm;           // its own
+    rondo_comm *comm; // its own
     struct rdi_param *params;
     size_t nparams;
     struct rdi_bucket *buckets;
-    size_t nbuckets, next;      // next: first bucket not launched in this step
-    size_t *order;              // parameters in the order in which they got ready in this step
+    size_t nbuckets, next; // next: first bucket not launched in this step
+    size_t *order;         // parameters in the order in which they got ready in this step
     size_t nready;
     size_t first_bytes, cap_bytes;
     bool average, rebuild, rebuilt, sync;
     rondo_ddp_stats stats;
-    uint64_t sent_before;       // by creation, which does not count as a step's
+    uint64_t sent_before; // by creation, which does not count as a step's
 };
 
 // verify.c: the same parameters on all ranks, then rank 0's values everywhere.

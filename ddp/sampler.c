@@ -9,7 +9,7 @@
 #define ROUNDS 4
 
 static uint64_t mix(uint64_t x) {
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);     // splitmix64
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9); // splitmix64
     x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
     return x ^ (x >> 31);
 }
@@ -49,11 +49,14 @@ uint64_t rondo_sampler_count(const rondo_sampler *s) {
 rondo_status rondo_sampler_get(const rondo_sampler *s, uint64_t i, uint64_t *sample) {
     if (!valid(s) || !sample || i >= rondo_sampler_count(s)) {
         return rdi_fail(RONDO_ERR_INVALID, "rondo_sampler_get: %s",
-                        !valid(s)  ? "the sampler needs samples > 0, world > 0 and a rank below world"
+                        !valid(s)
+                            ? "the sampler needs samples > 0, world > 0 and a rank below world"
                         : !sample ? "the pointer to the sample is NULL"
                                   : "the index is not below rondo_sampler_count()");
     }
     uint64_t pos = (i * (uint64_t)s->world + (uint64_t)s->rank) % s->samples;
-    *sample = s->shuffle ? permute(pos, s->samples, mix(s->seed * 2 + 1) + mix(s->epoch + 0x5bd1e995)) : pos;
+    *sample = s->shuffle
+                  ? permute(pos, s->samples, mix(s->seed * 2 + 1) + mix(s->epoch + 0x5bd1e995))
+                  : pos;
     return RONDO_OK;
 }

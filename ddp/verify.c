@@ -11,7 +11,7 @@ struct shape {
 };
 
 static uint64_t hash_name(const char *s) {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);      // FNV-1a
+    uint64_t h = UINT64_C(0xcbf29ce484222325); // FNV-1a
     for (; *s; s++) {
         h = (h ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
     }
@@ -28,7 +28,8 @@ static rondo_status same_number(struct rondo_ddp *d) {
     for (int r = 1; r < n && s == RONDO_OK; r++) {
         if (all[r] != all[0]) {
             s = rdi_fail(RONDO_ERR_MISMATCH,
-                         "the models differ: rank 0 has %llu parameters, rank %d has %llu; build the same model "
+                         "the models differ: rank 0 has %llu parameters, rank %d has %llu; build "
+                         "the same model "
                          "on all ranks",
                          (unsigned long long)all[0], r, (unsigned long long)all[r]);
         }
@@ -39,13 +40,15 @@ static rondo_status same_number(struct rondo_ddp *d) {
 
 static rondo_status differs(const struct rondo_ddp *d, size_t i, int r, const struct shape *a,
                             const struct shape *b) {
-    const char *ta = rondo_type_name((rondo_type)a->type), *tb = rondo_type_name((rondo_type)b->type);
-    return rdi_fail(RONDO_ERR_MISMATCH,
-                    "the models differ at parameter %zu (\"%s\" on rank %d): rank 0 has %llu x %s, rank %d has "
-                    "%llu x %s%s; build the same model on all ranks",
-                    i, d->params[i].name, rondo_comm_rank(d->comm), (unsigned long long)a->count,
-                    ta ? ta : "unknown", r, (unsigned long long)b->count, tb ? tb : "unknown",
-                    a->name_hash != b->name_hash ? " and another name" : "");
+    const char *ta = rondo_type_name((rondo_type)a->type),
+               *tb = rondo_type_name((rondo_type)b->type);
+    return rdi_fail(
+        RONDO_ERR_MISMATCH,
+        "the models differ at parameter %zu (\"%s\" on rank %d): rank 0 has %llu x %s, rank %d has "
+        "%llu x %s%s; build the same model on all ranks",
+        i, d->params[i].name, rondo_comm_rank(d->comm), (unsigned long long)a->count,
+        ta ? ta : "unknown", r, (unsigned long long)b->count, tb ? tb : "unknown",
+        a->name_hash != b->name_hash ? " and another name" : "");
 }
 
 rondo_status rdi_ddp_verify(struct rondo_ddp *d) {
@@ -57,7 +60,8 @@ rondo_status rdi_ddp_verify(struct rondo_ddp *d) {
     struct shape *mine = malloc((d->nparams + 1) * sizeof *mine);
     struct shape *all = malloc((n * d->nparams + 1) * sizeof *all);
     if (!mine || !all) {
-        s = rdi_fail(RONDO_ERR_NOMEM, "out of memory to compare %zu parameters of %zu ranks", d->nparams, n);
+        s = rdi_fail(RONDO_ERR_NOMEM, "out of memory to compare %zu parameters of %zu ranks",
+                     d->nparams, n);
         goto out;
     }
     for (size_t i = 0; i < d->nparams; i++) {

@@ -188,24 +188,19 @@ static void draw_held(FILE *out, const struct gpt_curve *c, const struct scale *
     }
 }
 
-// The last held-out loss in figures, above its dot.
-static void draw_result(FILE *out, const struct gpt_curve *c, const struct scale *s) {
-    const struct gpt_point *last = c->count ? &c->point[c->count - 1] : NULL;
-    if (last && last->held <= s->y_max) {
-        char words[64];
-        snprintf(words, sizeof words, "%.3f nats = %.3f bits", last->held, last->held / LN2);
-        text(out, at_x(s, (double)last->step) - 6, at_y(s, last->held) - 24, "end", 15, orange,
-             words);
+static void draw_legend(FILE *out, const struct gpt_curve *c) {
+    const double x = RIGHT - 384, y = TOP + 22;
+    const double held = c->count ? c->point[c->count - 1].held : NAN;
+    char words[80] = "held-out text";
+    if (!isnan(held)) {
+        snprintf(words, sizeof words, "held-out text: ends at %.3f nats (%.3f bits)", held,
+                 held / LN2);
     }
-}
-
-static void draw_legend(FILE *out) {
-    const double x = RIGHT - 246, y = TOP + 22;
     line(out, x, y, x + 30, y, blue, 2.2);
     text(out, x + 40, y + 4.5, "start", 14, ink, "training text (smoothed)");
     line(out, x, y + 24, x + 30, y + 24, orange, 1.6);
     draw_dot(out, x + 15, y + 24);
-    text(out, x + 40, y + 28.5, "start", 14, ink, "held-out text");
+    text(out, x + 40, y + 28.5, "start", 14, ink, words);
 }
 
 static void draw_caption(FILE *out, const struct gpt_caption *c) {
@@ -248,8 +243,7 @@ bool gpt_curve_save_svg(const struct gpt_curve *c, const char *file,
     draw_train(out, c, &s, true);
     draw_held(out, c, &s);
     fprintf(out, "</g>\n");
-    draw_result(out, c, &s);
-    draw_legend(out);
+    draw_legend(out, c);
     fprintf(out, "</svg>\n");
     if (fclose(out) != 0) {
         free(picture);

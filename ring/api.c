@@ -8,13 +8,12 @@
 
 // ---- Names ---------------------------------------------------------------------------------------
 
-size_t rondo_type_size(rondo_type type) {
-    return rdi_type_size(type);
-}
+size_t rondo_type_size(rondo_type type) { return rdi_type_size(type); }
 
 const char *rondo_type_name(rondo_type type) {
-    static const char *const names[RONDO_TYPE_COUNT] = {"float", "double", "half",   "bfloat16", "int8",
-                                                        "uint8", "int32",  "uint32", "int64",    "uint64"};
+    static const char *const names[RONDO_TYPE_COUNT] = {"float", "double", "half",  "bfloat16",
+                                                        "int8",  "uint8",  "int32", "uint32",
+                                                        "int64", "uint64"};
     return (unsigned)type < RONDO_TYPE_COUNT ? names[type] : NULL;
 }
 
@@ -150,20 +149,21 @@ static rondo_status run(struct call a, rondo_comm *comm) {
     return s == RONDO_OK ? rondo_wait(&r) : s;
 }
 
-#define ARGS(k, s, r, n, t, o, root) (struct call){k, s, r, n, t, o, root}
+#define ARGS(k, s, r, n, t, o, root) \
+    (struct call) { k, s, r, n, t, o, root }
 
-rondo_status rondo_all_reduce(const void *send, void *recv, size_t count, rondo_type type, rondo_op op,
-                              rondo_comm *comm) {
+rondo_status rondo_all_reduce(const void *send, void *recv, size_t count, rondo_type type,
+                              rondo_op op, rondo_comm *comm) {
     return run(ARGS(RDI_ALL_REDUCE, send, recv, count, type, op, 0), comm);
 }
 
-rondo_status rondo_all_reduce_start(const void *send, void *recv, size_t count, rondo_type type, rondo_op op,
-                                    rondo_comm *comm, rondo_request **req) {
+rondo_status rondo_all_reduce_start(const void *send, void *recv, size_t count, rondo_type type,
+                                    rondo_op op, rondo_comm *comm, rondo_request **req) {
     return start(ARGS(RDI_ALL_REDUCE, send, recv, count, type, op, 0), comm, req);
 }
 
-rondo_status rondo_reduce_scatter(const void *send, void *recv, size_t count, rondo_type type, rondo_op op,
-                                  rondo_comm *comm) {
+rondo_status rondo_reduce_scatter(const void *send, void *recv, size_t count, rondo_type type,
+                                  rondo_op op, rondo_comm *comm) {
     return run(ARGS(RDI_REDUCE_SCATTER, send, recv, count, type, op, 0), comm);
 }
 
@@ -172,7 +172,8 @@ rondo_status rondo_reduce_scatter_start(const void *send, void *recv, size_t cou
     return start(ARGS(RDI_REDUCE_SCATTER, send, recv, count, type, op, 0), comm, req);
 }
 
-rondo_status rondo_all_gather(const void *send, void *recv, size_t count, rondo_type type, rondo_comm *comm) {
+rondo_status rondo_all_gather(const void *send, void *recv, size_t count, rondo_type type,
+                              rondo_comm *comm) {
     return run(ARGS(RDI_ALL_GATHER, send, recv, count, type, RONDO_SUM, 0), comm);
 }
 
@@ -186,22 +187,23 @@ rondo_status rondo_broadcast(const void *send, void *recv, size_t count, rondo_t
     return run(ARGS(RDI_BROADCAST, send, recv, count, type, RONDO_SUM, root), comm);
 }
 
-rondo_status rondo_broadcast_start(const void *send, void *recv, size_t count, rondo_type type, int root,
-                                   rondo_comm *comm, rondo_request **req) {
+rondo_status rondo_broadcast_start(const void *send, void *recv, size_t count, rondo_type type,
+                                   int root, rondo_comm *comm, rondo_request **req) {
     return start(ARGS(RDI_BROADCAST, send, recv, count, type, RONDO_SUM, root), comm, req);
 }
 
-rondo_status rondo_reduce(const void *send, void *recv, size_t count, rondo_type type, rondo_op op, int root,
-                          rondo_comm *comm) {
+rondo_status rondo_reduce(const void *send, void *recv, size_t count, rondo_type type, rondo_op op,
+                          int root, rondo_comm *comm) {
     return run(ARGS(RDI_REDUCE, send, recv, count, type, op, root), comm);
 }
 
-rondo_status rondo_reduce_start(const void *send, void *recv, size_t count, rondo_type type, rondo_op op,
-                                int root, rondo_comm *comm, rondo_request **req) {
+rondo_status rondo_reduce_start(const void *send, void *recv, size_t count, rondo_type type,
+                                rondo_op op, int root, rondo_comm *comm, rondo_request **req) {
     return start(ARGS(RDI_REDUCE, send, recv, count, type, op, root), comm, req);
 }
 
-rondo_status rondo_all_to_all(const void *send, void *recv, size_t count, rondo_type type, rondo_comm *comm) {
+rondo_status rondo_all_to_all(const void *send, void *recv, size_t count, rondo_type type,
+                              rondo_comm *comm) {
     return run(ARGS(RDI_ALL_TO_ALL, send, recv, count, type, RONDO_SUM, 0), comm);
 }
 
@@ -218,12 +220,13 @@ rondo_status rondo_barrier_start(rondo_comm *comm, rondo_request **req) {
     return start(ARGS(RDI_BARRIER, NULL, NULL, 0, RONDO_U8, RONDO_SUM, 0), comm, req);
 }
 
-rondo_status rondo_send(const void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm) {
+rondo_status rondo_send(const void *buf, size_t count, rondo_type type, int peer,
+                        rondo_comm *comm) {
     return run(ARGS(RDI_SEND, buf, NULL, count, type, RONDO_SUM, peer), comm);
 }
 
-rondo_status rondo_send_start(const void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm,
-                              rondo_request **req) {
+rondo_status rondo_send_start(const void *buf, size_t count, rondo_type type, int peer,
+                              rondo_comm *comm, rondo_request **req) {
     return start(ARGS(RDI_SEND, buf, NULL, count, type, RONDO_SUM, peer), comm, req);
 }
 
@@ -238,21 +241,13 @@ rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type, int peer
 
 // ---- Questions -----------------------------------------------------------------------------------
 
-int rondo_comm_rank(const rondo_comm *comm) {
-    return comm ? comm->rank : -1;
-}
+int rondo_comm_rank(const rondo_comm *comm) { return comm ? comm->rank : -1; }
 
-int rondo_comm_size(const rondo_comm *comm) {
-    return comm ? comm->size : -1;
-}
+int rondo_comm_size(const rondo_comm *comm) { return comm ? comm->size : -1; }
 
-int rondo_comm_local_rank(const rondo_comm *comm) {
-    return comm ? comm->local_rank : -1;
-}
+int rondo_comm_local_rank(const rondo_comm *comm) { return comm ? comm->local_rank : -1; }
 
-int rondo_comm_local_size(const rondo_comm *comm) {
-    return comm ? comm->local_size : -1;
-}
+int rondo_comm_local_size(const rondo_comm *comm) { return comm ? comm->local_size : -1; }
 
 rondo_status rondo_comm_error(const rondo_comm *comm) {
     if (!comm) {
@@ -276,7 +271,8 @@ rondo_status rondo_set_timeout(rondo_comm *comm, int timeout_ms) {
 
 rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out) {
     if (!comm || !out || out->size < sizeof(size_t)) {
-        return rdi_fail(RONDO_ERR_INVALID, "rondo_comm_get_stats: a pointer is NULL or out->size is not set");
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "rondo_comm_get_stats: a pointer is NULL or out->size is not set");
     }
     rondo_comm_stats s = {.size = out->size,
                           .operations = atomic_load(&comm->operations),
@@ -293,12 +289,15 @@ rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out)
 
 rondo_status rondo_comm_plan(const rondo_comm *comm, size_t bytes, char *buf, size_t cap) {
     if (!comm || !buf || cap == 0) {
-        return rdi_fail(RONDO_ERR_INVALID, "rondo_comm_plan: a pointer is NULL or the buffer is empty");
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "rondo_comm_plan: a pointer is NULL or the buffer is empty");
     }
     const struct rdi_plan *p = &comm->plan;
-    snprintf(buf, cap, "all_reduce of %zu bytes on %u ranks (at most %u per host): %s, order %s, blocks of %llu "
-             "bytes",
-             bytes, p->ranks, p->max_local, rdi_algo_name(rdi_plan_choose(p, RDI_ALL_REDUCE, bytes)),
-             p->strict ? "strict" : "default", (unsigned long long)p->block);
+    snprintf(
+        buf, cap,
+        "all_reduce of %zu bytes on %u ranks (at most %u per host): %s, order %s, blocks of %llu "
+        "bytes",
+        bytes, p->ranks, p->max_local, rdi_algo_name(rdi_plan_choose(p, RDI_ALL_REDUCE, bytes)),
+        p->strict ? "strict" : "default", (unsigned long long)p->block);
     return RONDO_OK;
 }

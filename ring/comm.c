@@ -9,8 +9,8 @@
 //                                                                                     complete with the error
 #include "ring/internal.h"
 
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define DRAIN_NS UINT64_C(300000000)
@@ -110,9 +110,7 @@ void rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
 
 // ---- Life ----------------------------------------------------------------------------------------
 
-static int by_host(const void *a, const void *b) {
-    return memcmp(a, b, 16);
-}
+static int by_host(const void *a, const void *b) { return memcmp(a, b, 16); }
 
 // How many ranks share a host: with this rank, and at most. Sorted, as there may be thousands.
 static bool count_locals(struct rondo_comm *c) {
@@ -137,8 +135,9 @@ static bool count_locals(struct rondo_comm *c) {
     return true;
 }
 
-rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int size, const int *world,
-                             const struct rdi_plan *plan, struct rondo_comm **out) {
+rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int size,
+                             const int *world, const struct rdi_plan *plan,
+                             struct rondo_comm **out) {
     struct rondo_comm *c = calloc(1, sizeof *c);
     unsigned hash_size = 16;
     while (hash_size < 4096 && hash_size < 4 * (unsigned)size) {
@@ -246,7 +245,8 @@ static int drain(struct rondo_comm *c, uint64_t now) {
         if (!e->link || e->link->state != RDI_LINK_UP) {
             continue;
         }
-        if (!e->abort_sent && e->link->ops->ctrl(e->link, RDI_CTRL_ABORT, &m, sizeof m) == RONDO_OK) {
+        if (!e->abort_sent &&
+            e->link->ops->ctrl(e->link, RDI_CTRL_ABORT, &m, sizeof m) == RONDO_OK) {
             e->abort_sent = true;
             moved++;
         }
@@ -269,7 +269,8 @@ static int drain(struct rondo_comm *c, uint64_t now) {
     return moved + 1;
 }
 
-void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, const void *msg, size_t len) {
+void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, const void *msg,
+                   size_t len) {
     if (type == RDI_CTRL_SIG && len == sizeof(struct rdi_sig)) {
         struct rdi_sig sig;
         memcpy(&sig, msg, sizeof sig);
@@ -285,23 +286,26 @@ void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, cons
 
 // ---- Signatures ----------------------------------------------------------------------------------
 
-void rdi_comm_mismatch(struct rondo_comm *c, int from, const struct rdi_sig *theirs, const struct rdi_sig *ours) {
+void rdi_comm_mismatch(struct rondo_comm *c, int from, const struct rdi_sig *theirs,
+                       const struct rdi_sig *ours) {
     char a[256], b[256], who[2][128];
-    rdi_comm_fail(c, RONDO_ERR_MISMATCH,
-                  "ranks called different operations as number %llu of their communicator: %s called %s; %s "
-                  "called %s. All ranks must call the same operations in the same order",
-                  (unsigned long long)ours->seq, rdi_comm_who(c, from, who[0], sizeof who[0]),
-                  rdi_op_describe(theirs, a, sizeof a), rdi_comm_who(c, c->rank, who[1], sizeof who[1]),
-                  rdi_op_describe(ours, b, sizeof b));
+    rdi_comm_fail(
+        c, RONDO_ERR_MISMATCH,
+        "ranks called different operations as number %llu of their communicator: %s called %s; %s "
+        "called %s. All ranks must call the same operations in the same order",
+        (unsigned long long)ours->seq, rdi_comm_who(c, from, who[0], sizeof who[0]),
+        rdi_op_describe(theirs, a, sizeof a), rdi_comm_who(c, c->rank, who[1], sizeof who[1]),
+        rdi_op_describe(ours, b, sizeof b));
 }
 
 void rdi_comm_check_sig(struct rondo_comm *c, int from, const struct rdi_sig *sig) {
     if (sig->comm != c->id || sig->kind >= RDI_KIND_COUNT) {
-        rdi_comm_fail(c, RONDO_ERR_INTERNAL, "rank %d sent a signature of another communicator", from);
+        rdi_comm_fail(c, RONDO_ERR_INTERNAL, "rank %d sent a signature of another communicator",
+                      from);
         return;
     }
     if (sig->kind == RDI_SEND) {
-        return;     // compared when the local recv reaches it, see rdi_flow_peek()
+        return; // compared when the local recv reaches it, see rdi_flow_peek()
     }
     if (sig->seq < c->seq) {
         const struct rdi_sig *ours = &c->history[sig->seq % RDI_SIG_HISTORY];

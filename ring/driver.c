@@ -25,28 +25,29 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define SPIN_NS UINT64_C(50000)             // busy waiting before sleep when every rank has a core
-#define YIELD_NS UINT64_C(100000)           // the same, giving the core away each time, when not
-#define THREAD_NAP_NS UINT64_C(50000000)    // the progress thread looks after its links this often
+#define SPIN_NS UINT64_C(50000)   // busy waiting before sleep when every rank has a core
+#define YIELD_NS UINT64_C(100000) // the same, giving the core away each time, when not
+#define YIELD_EVERY_NS UINT64_C(2000)
+#define THREAD_NAP_NS UINT64_C(50000000) // the progress thread looks after its links this often
 #define PARK_NS 20000000
 
 struct rdi_driver {
     struct rdi_engine *engine;
     int epfd, wake;
     _Atomic int token;
-    _Atomic int wanted;         // threads in rdi_driver_lock(): a driving waiter steps aside for them
-    _Atomic int sleeping;       // the owner is about to sleep or asleep, holding the token
-    _Atomic int thread_asleep;  // the progress thread is about to sleep or asleep, without the token
+    _Atomic int wanted;   // threads in rdi_driver_lock(): a driving waiter steps aside for them
+    _Atomic int sleeping; // the owner is about to sleep or asleep, holding the token
+    _Atomic int thread_asleep; // the progress thread is about to sleep or asleep, without the token
     _Atomic int parked;
     _Atomic uint64_t sleeps;
-    bool armed;                 // guarded by the token
+    bool armed; // guarded by the token
     bool oversubscribed;
     uint64_t spin_ns;
-    pthread_mutex_t lock;       // for parking only
+    pthread_mutex_t lock; // for parking only
     pthread_cond_t cond;
     pthread_t thread;
     _Atomic int has_thread, stop;
-    unsigned char *alive;       // a page that is wiped in forked children
+    unsigned char *alive; // a page that is wiped in forked children
 };
 
 // ---- Life ----------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ err:
 static void wake_owner(struct rdi_driver *d) {
     uint64_t one = 1;
     ssize_t n = write(d->wake, &one, sizeof one);
-    (void)n;    // full means that it is awake already
+    (void)n; // full means that it is awake already
 }
 
 void rdi_driver_destroy(struct rdi_driver *d) {
@@ -154,15 +155,14 @@ void rdi_driver_destroy(struct rdi_driver *d) {
 
 rondo_status rdi_driver_check(const struct rdi_driver *d) {
     if (*d->alive != 1) {
-        return rdi_fail(RONDO_ERR_FORKED,
-                        "this communicator belongs to the parent process; a forked child must create its own");
+        return rdi_fail(
+            RONDO_ERR_FORKED,
+            "this communicator belongs to the parent process; a forked child must create its own");
     }
     return RONDO_OK;
 }
 
-uint64_t rdi_driver_sleeps(const struct rdi_driver *d) {
-    return atomic_load(&d->sleeps);
-}
+uint64_t rdi_driver_sleeps(const struct rdi_driver *d) { return atomic_load(&d->sleeps); }
 
 // ---- Ownership -----------------------------------------------------------------------------------
 
@@ -255,9 +255,7 @@ void rdi_driver_lock(struct rdi_driver *d) {
     disarm(d);
 }
 
-void rdi_driver_unlock(struct rdi_driver *d) {
-    hand_over(d);
-}
+void rdi_driver_unlock(struct rdi_driver *d) { hand_over(d); }
 
 // ---- Driving -------------------------------------------------------------------------------------
 
@@ -276,11 +274,12 @@ static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until) {
     (void)epoll_wait(d->epfd, ev, 4, timeout_ms(now, until));
 }
 
-// Even with a core for every rank two of them may have been put on one: every few looks the core is given
-// away, which costs nothing when nobody wants it.
-static void relax(const struct rdi_driver *d, unsigned looks) {
-    if (d->oversubscribed || looks % 64 == 0) {
+// Even with a core for every rank two of them may have been put on one: every few microseconds the core is
+// given away, which costs next to nothing when nobody wants it.
+static void relax(const struct rdi_driver *d, uint64_t now, uint64_t *yielded) {
+    if (d->oversubscribed || now - *yielded > YIELD_EVERY_NS) {
         sched_yield();
+        *yielded = now;
     } else {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
@@ -290,15 +289,14 @@ static void relax(const struct rdi_driver *d, unsigned looks) {
     }
 }
 
-static uint64_t min64(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
-}
+static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 // With the token: until done, or until somebody wants the token.
-static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *arg, uint64_t until) {
+static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *arg,
+                  uint64_t until) {
     struct rdi_engine *e = d->engine;
     uint64_t idle_since = 0, seen = atomic_load(&e->completions);
-    unsigned looks = 0;
+    uint64_t yielded = 0;
     while (!done(arg) && !atomic_load_explicit(&d->wanted, memory_order_relaxed)) {
         int moved = rdi_engine_progress(e, true);
         uint64_t completions = atomic_load_explicit(&e->completions, memory_order_relaxed);
@@ -316,7 +314,7 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
         }
         idle_since = idle_since ? idle_since : now;
         if (now - idle_since < d->spin_ns) {
-            relax(d, ++looks);
+            relax(d, now, &yielded);
             continue;
         }
         uint64_t wake_at = min64(until, rdi_engine_next_deadline(e));
@@ -332,7 +330,8 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
     }
 }
 
-bool rdi_driver_wait(struct rdi_driver *d, bool (*done)(const void *arg), const void *arg, uint64_t until) {
+bool rdi_driver_wait(struct rdi_driver *d, bool (*done)(const void *arg), const void *arg,
+                     uint64_t until) {
     while (!done(arg)) {
         if (rdi_now(&d->engine->env) >= until) {
             return false;
@@ -437,7 +436,8 @@ rondo_status rdi_driver_start_thread(struct rdi_driver *d) {
     }
     int err = pthread_create(&d->thread, NULL, thread_main, d);
     if (err) {
-        return rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot start the progress thread; use progress=caller");
+        return rdi_fail_errno(RONDO_ERR_SYSTEM, err,
+                              "cannot start the progress thread; use progress=caller");
     }
     atomic_store(&d->has_thread, 1);
     return RONDO_OK;

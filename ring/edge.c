@@ -182,7 +182,8 @@ static bool window_ready(struct rdi_edge *e) {
     // A path that cannot be lost needs no copies: its `sent` advances at once for what it copied.
     e->copies = l->ops->reset ? malloc((size_t)l->slots * RDI_COPY_MAX) : NULL;
     if (!e->window || (l->ops->reset && !e->copies)) {
-        rdi_comm_fail(e->comm, RONDO_ERR_NOMEM, "out of memory for the send window of %u slots", l->slots);
+        rdi_comm_fail(e->comm, RONDO_ERR_NOMEM, "out of memory for the send window of %u slots",
+                      l->slots);
         return false;
     }
     return true;
@@ -229,7 +230,8 @@ static rondo_status send_one(struct rdi_edge *e) {
     }
     struct rdi_sent *w = &e->window[e->posted % l->slots];
     // `done` counts from the front: what follows bytes that are not free yet cannot be free before them.
-    bool copy = e->copies && n <= RDI_COPY_MAX && f->done == f->posted, last = f->posted + n == f->total;
+    bool copy = e->copies && n <= RDI_COPY_MAX && f->done == f->posted,
+         last = f->posted + n == f->total;
     w->flow = f;
     w->tag = make_tag(f, f->posted);
     w->len = (uint32_t)n;
@@ -342,7 +344,8 @@ int rdi_edge_progress(struct rdi_edge *e, uint64_t now) {
         // In order after its last message: whatever was under way on this edge cannot end any more.
         if (unfinished(e)) {
             char a[128], what[256];
-            rdi_comm_fail(e->comm, RONDO_ERR_PEER, "%s destroyed its communicator while %s was under way here",
+            rdi_comm_fail(e->comm, RONDO_ERR_PEER,
+                          "%s destroyed its communicator while %s was under way here",
                           rdi_comm_who(e->comm, e->peer, a, sizeof a),
                           rdi_op_describe(&unfinished(e)->req->sig, what, sizeof what));
             return 1;

@@ -3,8 +3,8 @@
 // thread or sleep of its own (driver.c and the simulator do), so that thousands can live in one process.
 #include "ring/internal.h"
 
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_ORPHANS 8192
@@ -27,7 +27,8 @@ static rondo_status on_accept(void *self, struct rdi_link *link) {
     link->owner = NULL;
     if (link->id.to != (uint32_t)e->job.rank || link->id.from >= (uint32_t)e->job.size ||
         link->id.channel >= RDI_CHANNELS) {
-        return rdi_fail(RONDO_ERR_INVALID, "rank %d refuses a link that says it goes from rank %u to rank %u",
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "rank %d refuses a link that says it goes from rank %u to rank %u",
                         e->job.rank, link->id.from, link->id.to);
     }
     struct rondo_comm *c = find_comm(e, link->id.comm);
@@ -49,7 +50,8 @@ static rondo_status on_accept(void *self, struct rdi_link *link) {
         over |= t->id == link->id.comm;
     }
     if (e->norphans == MAX_ORPHANS) {
-        return rdi_fail(RONDO_ERR_USAGE, "rank %d: too many links for communicators it has not created",
+        return rdi_fail(RONDO_ERR_USAGE,
+                        "rank %d: too many links for communicators it has not created",
                         e->job.rank);
     }
     if (e->norphans == e->cap_orphans) {
@@ -90,8 +92,8 @@ static void on_ctrl(void *self, struct rdi_link *link, unsigned type, const void
 // ---- Life ----------------------------------------------------------------------------------------
 
 rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_options *options,
-                               const struct rdi_job *job, const struct rdi_net_ops *const *ops, unsigned n,
-                               void *extra, struct rdi_engine **out) {
+                               const struct rdi_job *job, const struct rdi_net_ops *const *ops,
+                               unsigned n, void *extra, struct rdi_engine **out) {
     struct rdi_engine *e = calloc(1, sizeof *e);
     struct rdi_peer *peers = calloc((size_t)job->size, sizeof *peers);
     if (!e || !peers) {
@@ -103,7 +105,8 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
     e->options = *options;
     e->job = *job;
     e->peers = peers;
-    e->events = (struct rdi_net_events){.self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl};
+    e->events =
+        (struct rdi_net_events){.self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl};
     struct rdi_net_params params = {
         .env = *env, .options = &e->options, .job = &e->job, .events = &e->events, .extra = extra};
     rondo_status s = RONDO_OK;
@@ -112,7 +115,8 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
         if (s == RONDO_OK) {
             e->nnets++;
         } else if (s == RONDO_ERR_UNSUPPORTED) {
-            rdi_log(env, RONDO_LOG_INFO, "transport %s is not used: %s", ops[i]->name, rondo_last_error());
+            rdi_log(env, RONDO_LOG_INFO, "transport %s is not used: %s", ops[i]->name,
+                    rondo_last_error());
             s = RONDO_OK;
         }
     }
@@ -185,10 +189,11 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
     const size_t head = 24 + RDI_HOST_MAX + sizeof(struct rdi_plan) + 4;
     uint32_t word[2], nets;
     if (len < head || (memcpy(word, p, 8), word[0]) != RECORD_MAGIC) {
-        return rdi_fail(RONDO_ERR_VERSION,
-                        "rank %d sent a record that this version (%s) cannot read; use one version of Rondo "
-                        "on all hosts",
-                        rank, rondo_version());
+        return rdi_fail(
+            RONDO_ERR_VERSION,
+            "rank %d sent a record that this version (%s) cannot read; use one version of Rondo "
+            "on all hosts",
+            rank, rondo_version());
     }
     struct rdi_peer *peer = &e->peers[rank];
     memset(peer, 0, sizeof *peer);
@@ -236,13 +241,14 @@ rondo_status rdi_engine_route(struct rdi_engine *e, int world_rank, struct rdi_n
         if (s == RONDO_OK) {
             p->net = (uint8_t)i;
         } else if (at < sizeof why) {
-            int n = snprintf(why + at, sizeof why - at, "%s%s: %s", at ? "; " : "", e->nets[i]->ops->name,
-                             rondo_last_error());
+            int n = snprintf(why + at, sizeof why - at, "%s%s: %s", at ? "; " : "",
+                             e->nets[i]->ops->name, rondo_last_error());
             at += n > 0 ? (size_t)n : 0;
         }
     }
     if (p->net == 255) {
-        return rdi_fail(RONDO_ERR_PATH, "no transport reaches rank %d on host %s from rank %d on host %s (%s)",
+        return rdi_fail(RONDO_ERR_PATH,
+                        "no transport reaches rank %d on host %s from rank %d on host %s (%s)",
                         world_rank, p->host, e->job.rank, e->job.host, why);
     }
     *net = e->nets[p->net];

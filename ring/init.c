@@ -36,7 +36,8 @@ static unsigned choose_nets(const struct rdi_options *o, const struct rdi_net_op
 }
 
 // What each rank tells the others: a random number (rank 0's names the communicator) and its record.
-static rondo_status meet(struct rdi_engine *e, struct rdi_bootstrap *b, struct rdi_plan *plan, uint64_t *id) {
+static rondo_status meet(struct rdi_engine *e, struct rdi_bootstrap *b, struct rdi_plan *plan,
+                         uint64_t *id) {
     size_t n = (size_t)e->job.size, len;
     uint8_t *mine = malloc(8 + RDI_RECORD_MAX);
     void **all = calloc(n, sizeof *all);
@@ -51,10 +52,12 @@ static rondo_status meet(struct rdi_engine *e, struct rdi_bootstrap *b, struct r
     s = rdi_bootstrap_exchange(b, "world", mine, len, all, lens);
     for (size_t r = 0; r < n && s == RONDO_OK; r++) {
         if (lens[r] < 8) {
-            s = rdi_fail(RONDO_ERR_VERSION, "rank %zu sent no record; use one version of Rondo on all hosts", r);
+            s = rdi_fail(RONDO_ERR_VERSION,
+                         "rank %zu sent no record; use one version of Rondo on all hosts", r);
             break;
         }
-        s = rdi_engine_add_peer(e, (int)r, (uint8_t *)all[r] + 8, lens[r] - 8, r == 0 ? plan : NULL);
+        s = rdi_engine_add_peer(e, (int)r, (uint8_t *)all[r] + 8, lens[r] - 8,
+                                r == 0 ? plan : NULL);
     }
     if (s == RONDO_OK) {
         memcpy(id, all[0], sizeof *id);
@@ -95,9 +98,10 @@ static rondo_status first_barrier(struct rondo_comm *c) {
 
 rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     if (!comm || (config && config->size != sizeof *config)) {
-        return rdi_fail(RONDO_ERR_INVALID, comm ? "rondo_init: config.size is not that of this version; start "
-                                                  "from RONDO_CONFIG_INIT"
-                                                : "rondo_init: the pointer to the communicator is NULL");
+        return rdi_fail(RONDO_ERR_INVALID,
+                        comm ? "rondo_init: config.size is not that of this version; start "
+                               "from RONDO_CONFIG_INIT"
+                             : "rondo_init: the pointer to the communicator is NULL");
     }
     rondo_config cfg = RONDO_CONFIG_INIT;
     cfg = config ? *config : cfg;
@@ -122,7 +126,8 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     if (s != RONDO_OK) {
         goto out;
     }
-    s = rdi_engine_create(&env, options, &job, ops, job.size > 1 ? choose_nets(options, ops) : 0, NULL, &e);
+    s = rdi_engine_create(&env, options, &job, ops, job.size > 1 ? choose_nets(options, ops) : 0,
+                          NULL, &e);
     if (s != RONDO_OK) {
         goto out;
     }
@@ -247,7 +252,8 @@ rondo_status rondo_comm_abort(rondo_comm *comm, const char *reason) {
     char who[128];
     rdi_driver_lock(d);
     rdi_comm_fail(comm, RONDO_ERR_ABORTED, "%s aborted the communicator%s%.300s",
-                  rdi_comm_who(comm, comm->rank, who, sizeof who), reason ? ": " : "", reason ? reason : "");
+                  rdi_comm_who(comm, comm->rank, who, sizeof who), reason ? ": " : "",
+                  reason ? reason : "");
     (void)rdi_engine_progress(comm->engine, false);
     rdi_driver_unlock(d);
     rdi_driver_kick(d);
@@ -266,7 +272,8 @@ static bool is_quiet(const void *arg) {
         return c->drained;
     }
     for (const struct rdi_edge *e = c->edges; e; e = e->next) {
-        bool ended = !e->link || e->link->state == RDI_LINK_CLOSED || e->link->state == RDI_LINK_FAILED;
+        bool ended = !e->link || e->link->state == RDI_LINK_CLOSED ||
+                     e->link->state == RDI_LINK_FAILED;
         if (e->out && !ended && e->acked < e->posted) {
             return false;
         }

@@ -22,9 +22,10 @@
 
 #define RDI_MAX_NETS 4
 #define RDI_INLINE_FLOWS 6
-#define RDI_COPY_MAX 2048           // payloads up to this size are copied, so that their source is free at once
-#define RDI_SIG_HISTORY 64          // operations whose signature is kept for comparison
-#define RDI_EARLY_SIGS 64           // signatures of operations that this rank has not submitted yet
+#define RDI_COPY_MAX \
+    2048 // payloads up to this size are copied, so that their source is free at once
+#define RDI_SIG_HISTORY 64 // operations whose signature is kept for comparison
+#define RDI_EARLY_SIGS 64  // signatures of operations that this rank has not submitted yet
 
 struct rdi_engine;
 struct rdi_edge;
@@ -49,9 +50,9 @@ enum { RDI_CTRL_SIG = 1, RDI_CTRL_ABORT = 2 };
 // What an operation is, as peers compare it. Travels with the first message of an operation on each edge.
 struct rdi_sig {
     uint64_t comm, seq, count;
-    uint32_t root;              // p2p: the sender's rank
+    uint32_t root; // p2p: the sender's rank
     uint8_t kind, type, op, algo;
-    uint64_t plan;              // hash of the communicator's plan
+    uint64_t plan; // hash of the communicator's plan
     uint64_t reserved[3];
 };
 _Static_assert(sizeof(struct rdi_sig) == RDI_SIG_BYTES, "signature is one cache line");
@@ -63,24 +64,24 @@ _Static_assert(sizeof(struct rdi_sig) == RDI_SIG_BYTES, "signature is one cache 
 
 enum rdi_algo_id {
     RDI_ALGO_NONE,
-    RDI_ALGO_DIRECT,            // everybody sends everything to everybody
-    RDI_ALGO_OWNER,             // rank b reduces block b and sends it to everybody
-    RDI_ALGO_DOUBLING,          // recursive doubling
+    RDI_ALGO_DIRECT,   // everybody sends everything to everybody
+    RDI_ALGO_OWNER,    // rank b reduces block b and sends it to everybody
+    RDI_ALGO_DOUBLING, // recursive doubling
     RDI_ALGO_RING,
-    RDI_ALGO_TREE,              // binomial tree
-    RDI_ALGO_CHAIN,             // pipeline through the ranks in order
-    RDI_ALGO_PAIRS,             // all_to_all, send/recv
+    RDI_ALGO_TREE,  // binomial tree
+    RDI_ALGO_CHAIN, // pipeline through the ranks in order
+    RDI_ALGO_PAIRS, // all_to_all, send/recv
     RDI_ALGO_COUNT
 };
 
 // Rank 0's choices, the same on all ranks of a communicator: with them and the operation's arguments
 // everything about its order of additions is determined.
 struct rdi_plan {
-    uint32_t ranks, max_local;  // ranks; most ranks on one host
-    uint32_t strict;            // order=strict
-    uint32_t algorithm;         // forced: 0 auto, 1 direct, 2 doubling, 3 ring
-    uint64_t direct_max;        // bytes up to which everybody sends everything
-    uint64_t block;             // bytes of a block in one segment of ring and owner
+    uint32_t ranks, max_local; // ranks; most ranks on one host
+    uint32_t strict;           // order=strict
+    uint32_t algorithm;        // forced: 0 auto, 1 direct, 2 doubling, 3 ring
+    uint64_t direct_max;       // bytes up to which everybody sends everything
+    uint64_t block;            // bytes of a block in one segment of ring and owner
 };
 uint64_t rdi_plan_hash(const struct rdi_plan *p);
 enum rdi_algo_id rdi_plan_choose(const struct rdi_plan *p, enum rdi_kind kind, uint64_t bytes);
@@ -92,18 +93,18 @@ const char *rdi_algo_name(enum rdi_algo_id id);
 struct rdi_flow {
     struct rondo_request *req;
     struct rdi_edge *edge;
-    struct rdi_flow *next;      // on the edge
-    int index;                  // the algorithm's number for it
-    bool out, sig_done;         // sig_done: signature sent (out) or compared (in)
-    bool copy;                  // out: the algorithm waits for `done` before it consumes: RDI_PUT_COPY
-    uint64_t total;             // bytes of the stream, > 0
-    uint64_t ready, posted;     // out only
+    struct rdi_flow *next;  // on the edge
+    int index;              // the algorithm's number for it
+    bool out, sig_done;     // sig_done: signature sent (out) or compared (in)
+    bool copy;              // out: the algorithm waits for `done` before it consumes: RDI_PUT_COPY
+    uint64_t total;         // bytes of the stream, > 0
+    uint64_t ready, posted; // out only
     uint64_t done;
 };
 
 // A message that may have to be sent again after the loss of a path.
 struct rdi_sent {
-    struct rdi_flow *flow;      // NULL once its bytes are counted as done
+    struct rdi_flow *flow; // NULL once its bytes are counted as done
     const void *data;
     uint64_t tag;
     uint32_t len, flags;
@@ -113,45 +114,45 @@ struct rdi_sent {
 
 struct rdi_edge {
     struct rondo_comm *comm;
-    struct rdi_edge *next;              // all edges of the communicator
+    struct rdi_edge *next; // all edges of the communicator
     struct rdi_edge *hash_next;
-    struct rdi_link *link;              // in-edge: NULL until the peer has connected
-    int peer;                           // rank in the communicator
+    struct rdi_link *link; // in-edge: NULL until the peer has connected
+    int peer;              // rank in the communicator
     unsigned channel;
     bool out, abort_sent, abort_got;
-    struct rdi_flow *head, *tail;       // unfinished flows; out: head is the first not wholly posted
-    uint64_t posted, acked;             // out: messages
-    struct rdi_sent *window;            // out: slots entries
-    char *copies;                       // out: slots * RDI_COPY_MAX bytes
-    uint32_t consumed;                  // in: bytes used of message link->released
-    uint64_t lost_since;                // ns; 0 = not lost
+    struct rdi_flow *head, *tail; // unfinished flows; out: head is the first not wholly posted
+    uint64_t posted, acked;       // out: messages
+    struct rdi_sent *window;      // out: slots entries
+    char *copies;                 // out: slots * RDI_COPY_MAX bytes
+    uint32_t consumed;            // in: bytes used of message link->released
+    uint64_t lost_since;          // ns; 0 = not lost
 };
 
 // ---- Operations ----------------------------------------------------------------------------------
 
 struct rondo_request {
-    struct rondo_request *next, *prev;  // active list; `next` also in the inbox
+    struct rondo_request *next, *prev; // active list; `next` also in the inbox
     struct rondo_comm *comm;
     const struct rdi_algo *algo;
     struct rdi_sig sig;
     enum rdi_kind kind;
     rondo_type type;
     rondo_op op;
-    int root;                           // root or p2p peer
+    int root; // root or p2p peer
     size_t esize;
-    uint64_t count, bytes;              // bytes = count * esize
+    uint64_t count, bytes; // bytes = count * esize
     const char *send;
     char *recv;
-    char *scratch;                      // algorithm's memory, freed at completion
+    char *scratch; // algorithm's memory, freed at completion
     uint64_t timeout_ns, deadline;
-    struct rdi_flow *flows;             // nflows, inline_flows or from malloc
+    struct rdi_flow *flows; // nflows, inline_flows or from malloc
     struct rdi_flow inline_flows[RDI_INLINE_FLOWS];
     unsigned nflows, flows_left;
-    bool sig_pending;                   // signature still to be sent to the right neighbour
+    bool sig_pending; // signature still to be sent to the right neighbour
     bool held_send, held_recv;
-    uint64_t state[8];                  // the algorithm's own numbers
+    uint64_t state[8]; // the algorithm's own numbers
     // Written last by the engine, read by any thread: 0 under way, 1 complete.
-    uint64_t finished;                  // ns, set before `complete`
+    uint64_t finished; // ns, set before `complete`
     _Atomic int complete;
     rondo_status status;
 };
@@ -167,7 +168,8 @@ struct rdi_algo {
                           uint64_t *len);
     // In-flow: where byte `off` of the stream may be received in place right now, NULL if it must not (it is
     // to be reduced); *len = bytes that follow contiguously. NULL function: never.
-    char *(*land)(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off, uint64_t *len);
+    char *(*land)(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
+                  uint64_t *len);
     // Consumes what arrived (rdi_flow_peek, rdi_flow_consume) and raises `ready` of out-flows. Returns how
     // many things moved.
     int (*advance)(struct rondo_request *r);
@@ -196,18 +198,21 @@ struct rondo_comm {
     struct rondo_comm *next;
     uint64_t id;
     int rank, size, local_rank, local_size;
-    int *world;                         // world rank of each rank
+    int *world; // world rank of each rank
     struct rdi_plan plan;
     uint64_t plan_hash;
-    uint64_t seq, split_seq;            // collectives seen by the engine; splits made by the caller
-    uint64_t *p2p_seq;                  // [2 * size]: sends to, receives from each rank; NULL until used
+    uint64_t seq, split_seq; // collectives seen by the engine; splits made by the caller
+    uint64_t *p2p_seq;       // [2 * size]: sends to, receives from each rank; NULL until used
     struct rdi_sig history[RDI_SIG_HISTORY];
-    struct { struct rdi_sig sig; int from; } early[RDI_EARLY_SIGS];
+    struct {
+        struct rdi_sig sig;
+        int from;
+    } early[RDI_EARLY_SIGS];
     unsigned nearly;
-    struct rdi_edge *edges;             // all
-    struct rdi_edge **hash;             // chains by (peer, channel, direction)
+    struct rdi_edge *edges; // all
+    struct rdi_edge **hash; // chains by (peer, channel, direction)
     unsigned hash_size;
-    struct rondo_request *head, *tail;  // active operations in order
+    struct rondo_request *head, *tail; // active operations in order
     _Atomic int64_t timeout_ms;
     // Failure: first writer wins. `status` is read by any thread; the text is complete before it is set.
     _Atomic int status;
@@ -217,8 +222,9 @@ struct rondo_comm {
     _Atomic uint64_t operations, bytes_sent, bytes_received, bytes_shm, bytes_tcp, messages, resets;
 };
 
-rondo_status rdi_comm_create(struct rdi_engine *e, uint64_t id, int rank, int size, const int *world,
-                             const struct rdi_plan *plan, struct rondo_comm **out);
+rondo_status rdi_comm_create(struct rdi_engine *e, uint64_t id, int rank, int size,
+                             const int *world, const struct rdi_plan *plan,
+                             struct rondo_comm **out);
 // Frees a communicator that has no active operation; `bye` as in close_link.
 void rdi_comm_free(struct rondo_comm *c, bool bye);
 int rdi_comm_progress(struct rondo_comm *c, uint64_t now, bool links_only);
@@ -228,7 +234,8 @@ void rdi_comm_fail(struct rondo_comm *c, rondo_status s, const char *fmt, ...)
 rondo_status rdi_comm_edge(struct rondo_comm *c, bool out, int peer, unsigned channel,
                            struct rdi_edge **edge);
 void rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link);
-void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, const void *msg, size_t len);
+void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, const void *msg,
+                   size_t len);
 // Compares a peer's signature with the local operation of the same number, now or when it is submitted.
 void rdi_comm_check_sig(struct rondo_comm *c, int from, const struct rdi_sig *sig);
 // Fails the communicator naming both ranks and what each called.
@@ -244,7 +251,7 @@ void *rdi_edge_land(struct rdi_edge *e, uint64_t tag, uint32_t len);
 void rdi_edge_check_unclaimed(struct rdi_edge *e);
 
 // op.c
-void rdi_op_submit(struct rondo_request *r);            // engine's side of submission
+void rdi_op_submit(struct rondo_request *r); // engine's side of submission
 void rdi_op_complete(struct rondo_request *r, rondo_status s);
 const char *rdi_op_describe(const struct rdi_sig *s, char *buf, size_t cap);
 const char *rdi_kind_name(enum rdi_kind k);
@@ -262,14 +269,14 @@ struct rdi_peer {
     char host[RDI_HOST_MAX];
     uint8_t host_id[16];
     int pid;
-    uint8_t net;                        // index of the net to use; 255 = not chosen yet
-    uint16_t blob_len[RDI_MAX_NETS];    // by net, 0 = peer has none
+    uint8_t net;                     // index of the net to use; 255 = not chosen yet
+    uint16_t blob_len[RDI_MAX_NETS]; // by net, 0 = peer has none
     uint8_t blob[RDI_MAX_NETS][RDI_BLOB_MAX];
 };
 
-struct rdi_orphan {                     // a link whose communicator does not exist here yet, or no more
+struct rdi_orphan { // a link whose communicator does not exist here yet, or no more
     struct rdi_link *link;
-    bool over;                          // no more: it is closed with a good-bye at the next progress
+    bool over; // no more: it is closed with a good-bye at the next progress
     bool has_sig;
     struct rdi_sig sig;
 };
@@ -278,7 +285,7 @@ struct rdi_orphan {                     // a link whose communicator does not ex
 #define RDI_TOMBS 32
 struct rdi_tomb {
     uint64_t id;
-    rondo_status status;                // RONDO_OK: destroyed in good order
+    rondo_status status; // RONDO_OK: destroyed in good order
     char why[RDI_ERROR_TEXT];
 };
 
@@ -289,23 +296,23 @@ struct rdi_engine {
     struct rdi_net_events events;
     struct rdi_net *nets[RDI_MAX_NETS];
     unsigned nnets;
-    struct rdi_peer *peers;             // job.size
+    struct rdi_peer *peers; // job.size
     struct rondo_comm *comms;
     struct rdi_orphan *orphans;
     unsigned norphans, cap_orphans;
-    struct rdi_tomb tombs[RDI_TOMBS];   // a ring of the last ones
+    struct rdi_tomb tombs[RDI_TOMBS]; // a ring of the last ones
     unsigned ntombs;
     _Atomic(struct rondo_request *) inbox;
-    _Atomic uint64_t completions;       // grows with each completed operation
-    _Atomic int active;                 // operations submitted and not complete
-    struct rdi_driver *driver;          // whoever made the engine; not used by it
+    _Atomic uint64_t completions; // grows with each completed operation
+    _Atomic int active;           // operations submitted and not complete
+    struct rdi_driver *driver;    // whoever made the engine; not used by it
 };
 
 // Opens the nets that `names` lists (ops pointers; those that are UNSUPPORTED are left out, with a log line).
 // `extra` goes to every net's open().
 rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_options *options,
-                               const struct rdi_job *job, const struct rdi_net_ops *const *ops, unsigned n,
-                               void *extra, struct rdi_engine **out);
+                               const struct rdi_job *job, const struct rdi_net_ops *const *ops,
+                               unsigned n, void *extra, struct rdi_engine **out);
 void rdi_engine_destroy(struct rdi_engine *e);
 // This rank's record for the others, at most RDI_RECORD_MAX bytes, and the reading of a peer's (checked).
 #define RDI_RECORD_MAX 4096
@@ -335,7 +342,8 @@ void rdi_driver_unlock(struct rdi_driver *d);
 // After rdi_engine_push() by a thread that will not wait now.
 void rdi_driver_kick(struct rdi_driver *d);
 // Drives or waits until done(arg) holds or the clock passes `until`.
-bool rdi_driver_wait(struct rdi_driver *d, bool (*done)(const void *arg), const void *arg, uint64_t until);
+bool rdi_driver_wait(struct rdi_driver *d, bool (*done)(const void *arg), const void *arg,
+                     uint64_t until);
 // The same for a condition that reads the engine's state: it is evaluated by the owner only.
 bool rdi_driver_wait_owned(struct rdi_driver *d, bool (*done)(const void *arg), const void *arg,
                            uint64_t until);

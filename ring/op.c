@@ -2,13 +2,13 @@
 // Operations: made and checked on the caller's thread, numbered and set up in the engine, completed once.
 #include "ring/internal.h"
 
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static const char *const kind_names[RDI_KIND_COUNT] = {
-    "all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce",
-    "all_to_all", "barrier",        "send/recv",  "send/recv"};
+static const char *const kind_names[RDI_KIND_COUNT] = {"all_reduce", "reduce_scatter", "all_gather",
+                                                       "broadcast",  "reduce",         "all_to_all",
+                                                       "barrier",    "send/recv",      "send/recv"};
 
 const char *rdi_kind_name(enum rdi_kind k) {
     return k < RDI_KIND_COUNT ? kind_names[k] : "unknown";
@@ -16,9 +16,10 @@ const char *rdi_kind_name(enum rdi_kind k) {
 
 const char *rdi_op_describe(const struct rdi_sig *s, char *buf, size_t cap) {
     const char *type = rondo_type_name((rondo_type)s->type), *op = rondo_op_name((rondo_op)s->op);
-    int n = snprintf(buf, cap, "%s(count %llu, %s", rdi_kind_name(s->kind), (unsigned long long)s->count,
-                     type ? type : "unknown type");
-    bool reduces = s->kind == RDI_ALL_REDUCE || s->kind == RDI_REDUCE_SCATTER || s->kind == RDI_REDUCE;
+    int n = snprintf(buf, cap, "%s(count %llu, %s", rdi_kind_name(s->kind),
+                     (unsigned long long)s->count, type ? type : "unknown type");
+    bool reduces = s->kind == RDI_ALL_REDUCE || s->kind == RDI_REDUCE_SCATTER ||
+                   s->kind == RDI_REDUCE;
     if (reduces && n > 0 && (size_t)n < cap) {
         n += snprintf(buf + n, cap - (size_t)n, ", %s", op ? op : "unknown op");
     }
@@ -34,37 +35,43 @@ const char *rdi_op_describe(const struct rdi_sig *s, char *buf, size_t cap) {
 // ---- On the caller's thread ----------------------------------------------------------------------
 
 static rondo_status check_args(const struct rondo_comm *c, enum rdi_kind kind, const void *send,
-                               const void *recv, size_t count, rondo_type type, rondo_op op, int root) {
+                               const void *recv, size_t count, rondo_type type, rondo_op op,
+                               int root) {
     const char *name = rdi_kind_name(kind);
     if (!c) {
         return rdi_fail(RONDO_ERR_INVALID, "%s: the communicator is NULL", name);
     }
     if ((unsigned)type >= RONDO_TYPE_COUNT) {
-        return rdi_fail(RONDO_ERR_INVALID, "%s: type %d is none of RONDO_F32 (0) .. RONDO_U64 (%d)", name,
-                        (int)type, RONDO_TYPE_COUNT - 1);
+        return rdi_fail(RONDO_ERR_INVALID, "%s: type %d is none of RONDO_F32 (0) .. RONDO_U64 (%d)",
+                        name, (int)type, RONDO_TYPE_COUNT - 1);
     }
     if ((unsigned)op >= RONDO_OP_COUNT) {
-        return rdi_fail(RONDO_ERR_INVALID, "%s: op %d is none of RONDO_SUM (0) .. RONDO_AVG (%d)", name, (int)op,
-                        RONDO_OP_COUNT - 1);
+        return rdi_fail(RONDO_ERR_INVALID, "%s: op %d is none of RONDO_SUM (0) .. RONDO_AVG (%d)",
+                        name, (int)op, RONDO_OP_COUNT - 1);
     }
     if (root < 0 || root >= c->size) {
-        return rdi_fail(RONDO_ERR_INVALID, "%s: rank %d is not in 0 .. %d", name, root, c->size - 1);
+        return rdi_fail(RONDO_ERR_INVALID, "%s: rank %d is not in 0 .. %d", name, root,
+                        c->size - 1);
     }
     if ((kind == RDI_SEND || kind == RDI_RECV) && root == c->rank) {
-        return rdi_fail(RONDO_ERR_INVALID, "%s: rank %d cannot send to itself; copy instead", name, root);
+        return rdi_fail(RONDO_ERR_INVALID, "%s: rank %d cannot send to itself; copy instead", name,
+                        root);
     }
     // Offsets travel in 48 bits; blocks of all ranks together have to fit, too.
     if (count > (UINT64_C(1) << 47) / 8 / (uint64_t)c->size) {
         return rdi_fail(RONDO_ERR_INVALID, "%s: count %zu is too large", name, count);
     }
-    bool need_send = kind != RDI_BARRIER && kind != RDI_RECV && !(kind == RDI_BROADCAST && root != c->rank);
-    bool need_recv = kind != RDI_BARRIER && kind != RDI_SEND && !(kind == RDI_REDUCE && root != c->rank);
+    bool need_send = kind != RDI_BARRIER && kind != RDI_RECV &&
+                     !(kind == RDI_BROADCAST && root != c->rank);
+    bool need_recv = kind != RDI_BARRIER && kind != RDI_SEND &&
+                     !(kind == RDI_REDUCE && root != c->rank);
     if (count > 0 && ((need_send && !send) || (need_recv && !recv))) {
         return rdi_fail(RONDO_ERR_INVALID, "%s: the %s buffer is NULL but count is %zu", name,
                         need_send && !send ? "send" : "receive", count);
     }
     if (kind == RDI_ALL_TO_ALL && count > 0 && send == recv) {
-        return rdi_fail(RONDO_ERR_INVALID, "all_to_all does not work in place: give it two buffers");
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "all_to_all does not work in place: give it two buffers");
     }
     int s = atomic_load(&c->status);
     if (s != RONDO_OK) {
@@ -119,9 +126,7 @@ rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const voi
     return RONDO_OK;
 }
 
-void rdi_request_free(struct rondo_request *r) {
-    free(r);
-}
+void rdi_request_free(struct rondo_request *r) { free(r); }
 
 // ---- In the engine -------------------------------------------------------------------------------
 
@@ -130,7 +135,8 @@ static rondo_status number_p2p(struct rondo_request *r) {
     if (!c->p2p_seq) {
         c->p2p_seq = calloc(2 * (size_t)c->size, sizeof *c->p2p_seq);
         if (!c->p2p_seq) {
-            return rdi_fail(RONDO_ERR_NOMEM, "out of memory for send/recv between %d ranks", c->size);
+            return rdi_fail(RONDO_ERR_NOMEM, "out of memory for send/recv between %d ranks",
+                            c->size);
         }
     }
     r->sig.kind = RDI_SEND;
@@ -195,7 +201,7 @@ static rondo_status start_op(struct rondo_request *r) {
         number_collective(r);
     }
     if (atomic_load(&c->status) != RONDO_OK) {
-        return RONDO_OK;        // the drain completes it
+        return RONDO_OK; // the drain completes it
     }
     rondo_status s = r->algo->setup(r);
     if (s == RONDO_OK && !p2p && c->size > 1) {

@@ -24,7 +24,8 @@ uint64_t rdi_plan_hash(const struct rdi_plan *p) {
 static enum rdi_algo_id all_reduce(const struct rdi_plan *p, uint64_t bytes) {
     if (p->strict) {
         // Only these two give the left fold over ranks.
-        return bytes <= p->direct_max && p->ranks <= DIRECT_RANKS ? RDI_ALGO_DIRECT : RDI_ALGO_OWNER;
+        return bytes <= p->direct_max && p->ranks <= DIRECT_RANKS ? RDI_ALGO_DIRECT
+                                                                  : RDI_ALGO_OWNER;
     }
     switch (p->algorithm) {
     case 1:
@@ -64,8 +65,8 @@ enum rdi_algo_id rdi_plan_choose(const struct rdi_plan *p, enum rdi_kind kind, u
 }
 
 const char *rdi_algo_name(enum rdi_algo_id id) {
-    static const char *const names[RDI_ALGO_COUNT] = {
-        "none", "direct", "owner", "doubling", "ring", "tree", "chain", "pairs"};
+    static const char *const names[RDI_ALGO_COUNT] = {"none", "direct", "owner", "doubling",
+                                                      "ring", "tree",   "chain", "pairs"};
     return id < RDI_ALGO_COUNT ? names[id] : "none";
 }
 

@@ -56,18 +56,21 @@ void rdi_op_report(const struct rondo_request *r, char *buf, size_t cap) {
                 continue;
             }
             const struct rdi_link *l = f->edge->link;
-            n += snprintf(buf + n, cap - (size_t)n,
-                          " %s %s: %s (%llu of %llu bytes; credit %llu posted %llu sent %llu arrived %llu "
-                          "released %llu).",
-                          f->out ? "To" : "From", rdi_comm_who(r->comm, f->edge->peer, who, sizeof who),
-                          f->out ? out_wait(f) : in_wait(f), (unsigned long long)f->done,
-                          (unsigned long long)f->total, (unsigned long long)(l ? l->credit : 0),
-                          (unsigned long long)f->edge->posted, (unsigned long long)(l ? l->sent : 0),
-                          (unsigned long long)(l ? l->arrived : 0), (unsigned long long)(l ? l->released : 0));
+            n += snprintf(
+                buf + n, cap - (size_t)n,
+                " %s %s: %s (%llu of %llu bytes; credit %llu posted %llu sent %llu arrived %llu "
+                "released %llu).",
+                f->out ? "To" : "From", rdi_comm_who(r->comm, f->edge->peer, who, sizeof who),
+                f->out ? out_wait(f) : in_wait(f), (unsigned long long)f->done,
+                (unsigned long long)f->total, (unsigned long long)(l ? l->credit : 0),
+                (unsigned long long)f->edge->posted, (unsigned long long)(l ? l->sent : 0),
+                (unsigned long long)(l ? l->arrived : 0),
+                (unsigned long long)(l ? l->released : 0));
         }
     }
     if (n > 0 && (size_t)n < cap) {
-        snprintf(buf + n, cap - (size_t)n,
-                 " Did all ranks call it? Raise the time with rondo_set_timeout() or RONDO_OP_TIMEOUT");
+        snprintf(
+            buf + n, cap - (size_t)n,
+            " Did all ranks call it? Raise the time with rondo_set_timeout() or RONDO_OP_TIMEOUT");
     }
 }

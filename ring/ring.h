@@ -101,15 +101,15 @@ RONDO_API rondo_status rondo_set_timeout(rondo_comm *comm, int timeout_ms);
 
 // Counters since creation. Any thread; a snapshot, not a consistent cut.
 typedef struct rondo_comm_stats {
-    size_t size;                // sizeof(rondo_comm_stats), set by the caller
-    uint64_t operations;        // completed
-    uint64_t bytes_sent;        // payload handed to transports by this rank, all wires
+    size_t size;         // sizeof(rondo_comm_stats), set by the caller
+    uint64_t operations; // completed
+    uint64_t bytes_sent; // payload handed to transports by this rank, all wires
     uint64_t bytes_received;
-    uint64_t bytes_sent_shm;    // share of bytes_sent that went through shared memory
+    uint64_t bytes_sent_shm; // share of bytes_sent that went through shared memory
     uint64_t bytes_sent_tcp;
     uint64_t messages_sent;
-    uint64_t resets;            // paths that were lost and replaced
-    uint64_t sleeps;            // times that a thread of this rank slept while it waited
+    uint64_t resets; // paths that were lost and replaced
+    uint64_t sleeps; // times that a thread of this rank slept while it waited
 } rondo_comm_stats;
 RONDO_API rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out);
 
@@ -142,13 +142,14 @@ RONDO_API rondo_status rondo_progress(rondo_comm *comm);
 // for large counts.
 RONDO_API rondo_status rondo_all_reduce(const void *send, void *recv, size_t count, rondo_type type,
                                         rondo_op op, rondo_comm *comm);
-RONDO_API rondo_status rondo_all_reduce_start(const void *send, void *recv, size_t count, rondo_type type,
-                                              rondo_op op, rondo_comm *comm, rondo_request **req);
+RONDO_API rondo_status rondo_all_reduce_start(const void *send, void *recv, size_t count,
+                                              rondo_type type, rondo_op op, rondo_comm *comm,
+                                              rondo_request **req);
 
 // recv = block `rank` of the reduction. count: elements of recv; send has count * size elements. In place:
 // recv == send + rank * count elements.
-RONDO_API rondo_status rondo_reduce_scatter(const void *send, void *recv, size_t count, rondo_type type,
-                                            rondo_op op, rondo_comm *comm);
+RONDO_API rondo_status rondo_reduce_scatter(const void *send, void *recv, size_t count,
+                                            rondo_type type, rondo_op op, rondo_comm *comm);
 RONDO_API rondo_status rondo_reduce_scatter_start(const void *send, void *recv, size_t count,
                                                   rondo_type type, rondo_op op, rondo_comm *comm,
                                                   rondo_request **req);
@@ -157,28 +158,32 @@ RONDO_API rondo_status rondo_reduce_scatter_start(const void *send, void *recv, 
 // elements. In place: send == recv + rank * count elements.
 RONDO_API rondo_status rondo_all_gather(const void *send, void *recv, size_t count, rondo_type type,
                                         rondo_comm *comm);
-RONDO_API rondo_status rondo_all_gather_start(const void *send, void *recv, size_t count, rondo_type type,
-                                              rondo_comm *comm, rondo_request **req);
+RONDO_API rondo_status rondo_all_gather_start(const void *send, void *recv, size_t count,
+                                              rondo_type type, rondo_comm *comm,
+                                              rondo_request **req);
 
 // recv = root's send. count: elements of either. In place: recv == send. `send` is read on root only.
-RONDO_API rondo_status rondo_broadcast(const void *send, void *recv, size_t count, rondo_type type, int root,
-                                       rondo_comm *comm);
-RONDO_API rondo_status rondo_broadcast_start(const void *send, void *recv, size_t count, rondo_type type,
-                                             int root, rondo_comm *comm, rondo_request **req);
+RONDO_API rondo_status rondo_broadcast(const void *send, void *recv, size_t count, rondo_type type,
+                                       int root, rondo_comm *comm);
+RONDO_API rondo_status rondo_broadcast_start(const void *send, void *recv, size_t count,
+                                             rondo_type type, int root, rondo_comm *comm,
+                                             rondo_request **req);
 
 // On root: recv = op over ranks of send. `recv` is used on root only (may be NULL elsewhere). In place on
 // root: recv == send.
-RONDO_API rondo_status rondo_reduce(const void *send, void *recv, size_t count, rondo_type type, rondo_op op,
-                                    int root, rondo_comm *comm);
-RONDO_API rondo_status rondo_reduce_start(const void *send, void *recv, size_t count, rondo_type type,
-                                          rondo_op op, int root, rondo_comm *comm, rondo_request **req);
+RONDO_API rondo_status rondo_reduce(const void *send, void *recv, size_t count, rondo_type type,
+                                    rondo_op op, int root, rondo_comm *comm);
+RONDO_API rondo_status rondo_reduce_start(const void *send, void *recv, size_t count,
+                                          rondo_type type, rondo_op op, int root, rondo_comm *comm,
+                                          rondo_request **req);
 
 // Block p of send goes to rank p; block p of recv comes from rank p. count: elements of one block; both
 // buffers have count * size elements. Not in place.
 RONDO_API rondo_status rondo_all_to_all(const void *send, void *recv, size_t count, rondo_type type,
                                         rondo_comm *comm);
-RONDO_API rondo_status rondo_all_to_all_start(const void *send, void *recv, size_t count, rondo_type type,
-                                              rondo_comm *comm, rondo_request **req);
+RONDO_API rondo_status rondo_all_to_all_start(const void *send, void *recv, size_t count,
+                                              rondo_type type, rondo_comm *comm,
+                                              rondo_request **req);
 
 // Returns when every rank has called it.
 RONDO_API rondo_status rondo_barrier(rondo_comm *comm);
@@ -187,12 +192,14 @@ RONDO_API rondo_status rondo_barrier_start(rondo_comm *comm, rondo_request **req
 // Point to point: the k-th send from a to b meets the k-th recv at b from a, with the same count and type,
 // else both get RONDO_ERR_MISMATCH. peer may not be the caller's own rank. Independent of the collectives'
 // order.
-RONDO_API rondo_status rondo_send(const void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm);
+RONDO_API rondo_status rondo_send(const void *buf, size_t count, rondo_type type, int peer,
+                                  rondo_comm *comm);
 RONDO_API rondo_status rondo_send_start(const void *buf, size_t count, rondo_type type, int peer,
                                         rondo_comm *comm, rondo_request **req);
-RONDO_API rondo_status rondo_recv(void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm);
-RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type, int peer, rondo_comm *comm,
-                                        rondo_request **req);
+RONDO_API rondo_status rondo_recv(void *buf, size_t count, rondo_type type, int peer,
+                                  rondo_comm *comm);
+RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type, int peer,
+                                        rondo_comm *comm, rondo_request **req);
 
 #ifdef __cplusplus
 }

@@ -31,7 +31,8 @@
 #define RDI_ERROR_TEXT 768
 
 // Sets the calling thread's last error and returns `s`. The function that decides the error calls this, once.
-rondo_status rdi_fail(rondo_status s, const char *fmt, ...) __attribute__((format(printf, 2, 3), cold));
+rondo_status rdi_fail(rondo_status s, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3), cold));
 // The same with ": <strerror(err)> (<NAME>)" appended.
 rondo_status rdi_fail_errno(rondo_status s, int err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4), cold));
@@ -46,9 +47,9 @@ rondo_status rdi_fail_prefix(rondo_status s, const char *fmt, ...)
 // Time, randomness and logging are passed in, so that the core runs on a virtual clock in the simulator.
 struct rdi_env {
     void *self;
-    uint64_t (*now)(void *self);                            // nanoseconds, monotonic
+    uint64_t (*now)(void *self); // nanoseconds, monotonic
     void (*random)(void *self, void *buf, size_t n);
-    void (*log)(void *self, rondo_log_level level, const char *line);   // may be NULL
+    void (*log)(void *self, rondo_log_level level, const char *line); // may be NULL
 };
 // The real clock and the kernel's randomness.
 void rdi_env_system(struct rdi_env *env, rondo_log_fn log, void *log_arg);
@@ -59,37 +60,38 @@ static inline uint64_t rdi_now(const struct rdi_env *env) { return env->now(env-
 // ---- Options -------------------------------------------------------------------------------------
 
 enum rdi_opt {
-    RDI_OPT_TRANSPORT,          // enum auto shm tcp
-    RDI_OPT_INTERFACE,          // string: names or subnets joined by '+', "" = choose
-    RDI_OPT_FAMILY,             // enum auto ipv4 ipv6
-    RDI_OPT_TCP_SOCKETS,        // int, sockets per link and rail
-    RDI_OPT_SLOTS,              // int, slots per link
-    RDI_OPT_CHUNK,              // size, bytes per message; 0 = the transport's own
-    RDI_OPT_CONNECT_TIMEOUT,    // ms
-    RDI_OPT_OP_TIMEOUT,         // ms
-    RDI_OPT_PATH_GRACE,         // ms
-    RDI_OPT_PROGRESS,           // enum auto thread caller
-    RDI_OPT_SPIN,               // us, busy polling before sleep; "auto"
-    RDI_OPT_ORDER,              // enum default strict
-    RDI_OPT_ALGORITHM,          // enum auto direct doubling ring
-    RDI_OPT_DIRECT_MAX,         // size
-    RDI_OPT_ZERO_COPY,          // bool, shm peers read rondo_mem_alloc() memory in place
-    RDI_OPT_AUTH,               // enum key none
-    RDI_OPT_KEY_FILE,           // string
-    RDI_OPT_DDP_FIRST_BUCKET,   // size
-    RDI_OPT_DDP_BUCKET,         // size
+    RDI_OPT_TRANSPORT,        // enum auto shm tcp
+    RDI_OPT_INTERFACE,        // string: names or subnets joined by '+', "" = choose
+    RDI_OPT_FAMILY,           // enum auto ipv4 ipv6
+    RDI_OPT_TCP_SOCKETS,      // int, sockets per link and rail
+    RDI_OPT_SLOTS,            // int, slots per link
+    RDI_OPT_CHUNK,            // size, bytes per message; 0 = the transport's own
+    RDI_OPT_CONNECT_TIMEOUT,  // ms
+    RDI_OPT_OP_TIMEOUT,       // ms
+    RDI_OPT_PATH_GRACE,       // ms
+    RDI_OPT_PROGRESS,         // enum auto thread caller
+    RDI_OPT_SPIN,             // us, busy polling before sleep; "auto"
+    RDI_OPT_ORDER,            // enum default strict
+    RDI_OPT_ALGORITHM,        // enum auto direct doubling ring
+    RDI_OPT_DIRECT_MAX,       // size
+    RDI_OPT_ZERO_COPY,        // bool, shm peers read rondo_mem_alloc() memory in place
+    RDI_OPT_AUTH,             // enum key none
+    RDI_OPT_KEY_FILE,         // string
+    RDI_OPT_DDP_FIRST_BUCKET, // size
+    RDI_OPT_DDP_BUCKET,       // size
     RDI_OPT_COUNT
 };
 
 #define RDI_OPT_STRING_MAX 256
 struct rdi_options {
-    int64_t num[RDI_OPT_COUNT];                     // int, size, ms, us, bool; enum: index of the word
-    char str[RDI_OPT_COUNT][RDI_OPT_STRING_MAX];    // string and enum: the word
-    bool is_auto[RDI_OPT_COUNT];                    // value is the word "auto" (num 0 then)
+    int64_t num[RDI_OPT_COUNT];                  // int, size, ms, us, bool; enum: index of the word
+    char str[RDI_OPT_COUNT][RDI_OPT_STRING_MAX]; // string and enum: the word
+    bool is_auto[RDI_OPT_COUNT];                 // value is the word "auto" (num 0 then)
 };
 // Defaults, then the environment's RONDO_<NAME>, then `text` ("name=value,…", may be NULL). The error names
 // the option, the value, where it came from and what is allowed. `get` is getenv(3) or a test's own.
-rondo_status rdi_options_load(struct rdi_options *o, const char *text, char *(*get)(const char *name));
+rondo_status rdi_options_load(struct rdi_options *o, const char *text,
+                              char *(*get)(const char *name));
 
 // ---- The job -------------------------------------------------------------------------------------
 
@@ -97,11 +99,11 @@ rondo_status rdi_options_load(struct rdi_options *o, const char *text, char *(*g
 #define RDI_HOST_MAX 64
 // Who this process is in the job, and the secret that all of its connections prove to know.
 struct rdi_job {
-    int rank, size, local_rank;     // local_rank -1 when unknown
-    bool auth;                      // false only with auth=none
-    uint8_t key[RDI_KEY_BYTES];     // derived from the job's key; zeros when !auth
-    char host[RDI_HOST_MAX];        // this host's name, for messages
-    uint8_t host_id[16];            // equal for processes that can share memory: boot id + network namespace
+    int rank, size, local_rank; // local_rank -1 when unknown
+    bool auth;                  // false only with auth=none
+    uint8_t key[RDI_KEY_BYTES]; // derived from the job's key; zeros when !auth
+    char host[RDI_HOST_MAX];    // this host's name, for messages
+    uint8_t host_id[16]; // equal for processes that can share memory: boot id + network namespace
 };
 
 // ---- Authenticated handshake ---------------------------------------------------------------------
@@ -130,13 +132,13 @@ struct rdi_hs {
     int step;
     enum rdi_hs_kind kind;
     const struct rdi_job *job;
-    uint8_t peer[RDI_HS_PAYLOAD];       // acceptor: the hello payload; connector: the reply payload
+    uint8_t peer[RDI_HS_PAYLOAD]; // acceptor: the hello payload; connector: the reply payload
     size_t peer_len;
-    rondo_status error;                 // when FAILED: RONDO_ERR_AUTH or RONDO_ERR_VERSION or _INVALID
-    char why[192];                      // when FAILED: for a log line or an error; never holds key material
+    rondo_status error; // when FAILED: RONDO_ERR_AUTH or RONDO_ERR_VERSION or _INVALID
+    char why[192];      // when FAILED: for a log line or an error; never holds key material
     uint8_t in[RDI_HS_BUFFER], out[RDI_HS_BUFFER];
     size_t in_len, out_len, out_off;
-    uint8_t transcript[32];             // running hash of all messages so far
+    uint8_t transcript[32]; // running hash of all messages so far
     uint8_t nonce[32];
 };
 void rdi_hs_connect(struct rdi_hs *hs, enum rdi_hs_kind kind, const struct rdi_job *job,
@@ -154,21 +156,21 @@ void rdi_hs_sent(struct rdi_hs *hs, size_t n);
 // ---- Messages and links --------------------------------------------------------------------------
 
 #define RDI_SIG_BYTES 64
-#define RDI_CTRL_MAX 896                // bytes of one control message
-#define RDI_BLOB_MAX 512                // bytes of a net's address
+#define RDI_CTRL_MAX 896 // bytes of one control message
+#define RDI_BLOB_MAX 512 // bytes of a net's address
 
 struct rdi_link_id {
-    uint64_t comm;                      // communicator's id
-    uint32_t from, to;                  // world ranks
-    uint32_t channel;                   // 0 collectives, 1 point to point
+    uint64_t comm;     // communicator's id
+    uint32_t from, to; // world ranks
+    uint32_t channel;  // 0 collectives, 1 point to point
 };
 
 enum rdi_link_state {
-    RDI_LINK_CONNECTING,                // put() gives RONDO_AGAIN
+    RDI_LINK_CONNECTING, // put() gives RONDO_AGAIN
     RDI_LINK_UP,
-    RDI_LINK_LOST,                      // path lost, peer may live: the engine calls reset()
-    RDI_LINK_FAILED,                    // for good: status and why say the reason
-    RDI_LINK_CLOSED,                    // the peer said good-bye (in order, after its last message)
+    RDI_LINK_LOST,   // path lost, peer may live: the engine calls reset()
+    RDI_LINK_FAILED, // for good: status and why say the reason
+    RDI_LINK_CLOSED, // the peer said good-bye (in order, after its last message)
 };
 
 struct rdi_net;
@@ -179,47 +181,47 @@ struct rdi_net_ops;
 struct rdi_link {
     const struct rdi_net_ops *ops;
     struct rdi_net *net;
-    void *owner;                        // the engine's edge
+    void *owner; // the engine's edge
     struct rdi_link_id id;
-    bool sender;                        // which end this is
+    bool sender; // which end this is
     enum rdi_link_state state;
-    uint32_t epoch;                     // grows with each reset
-    uint32_t slots, max_msg;            // agreed at connect; max_msg is a multiple of 64
-    uint64_t credit, posted, sent;      // sender's side
-    uint64_t arrived, released;         // receiver's side
-    rondo_status status;                // when FAILED
-    char why[256];                      // when LOST or FAILED: both endpoints, cause, remedy
+    uint32_t epoch;                // grows with each reset
+    uint32_t slots, max_msg;       // agreed at connect; max_msg is a multiple of 64
+    uint64_t credit, posted, sent; // sender's side
+    uint64_t arrived, released;    // receiver's side
+    rondo_status status;           // when FAILED
+    char why[256];                 // when LOST or FAILED: both endpoints, cause, remedy
 };
 
 enum {
-    RDI_PUT_ACK = 1,                    // the sender waits for `sent` of this message: acknowledge promptly
-    RDI_PUT_COPY = 2,                   // `sent` must not wait for release(): no reading of the source in place
+    RDI_PUT_ACK = 1,  // the sender waits for `sent` of this message: acknowledge promptly
+    RDI_PUT_COPY = 2, // `sent` must not wait for release(): no reading of the source in place
 };
 
 // One message to send.
 struct rdi_put {
-    const void *data;                   // len bytes; stay unchanged until link->sent passes this message
-    uint32_t len;                       // 0 .. max_msg
+    const void *data; // len bytes; stay unchanged until link->sent passes this message
+    uint32_t len;     // 0 .. max_msg
     uint32_t flags;
-    uint64_t tag;                       // the engine's; comes out unchanged at peek() and land()
-    const void *sig;                    // RDI_SIG_BYTES or NULL; copied by put()
+    uint64_t tag;    // the engine's; comes out unchanged at peek() and land()
+    const void *sig; // RDI_SIG_BYTES or NULL; copied by put()
 };
 
 // One message that arrived.
 struct rdi_msg {
-    const void *data;                   // valid until release(); equals land()'s answer when that was used
+    const void *data; // valid until release(); equals land()'s answer when that was used
     uint32_t len;
     uint64_t tag;
-    const void *sig;                    // or NULL
+    const void *sig; // or NULL
 };
 
 // Latency and bandwidth as the layer above weighs them, and what the transport can do.
 struct rdi_net_attr {
     uint64_t latency_ns;
     uint64_t bytes_per_s;
-    uint32_t chunk;                     // preferred max_msg
-    bool lands;                         // asks land() and receives in place
-    bool by_reference;                  // peers can read registered memory without a copy
+    uint32_t chunk;    // preferred max_msg
+    bool lands;        // asks land() and receives in place
+    bool by_reference; // peers can read registered memory without a copy
 };
 
 // Upcalls of a net into the engine, on the thread that called into the net.
@@ -239,9 +241,9 @@ struct rdi_net_events {
 struct rdi_net_params {
     struct rdi_env env;
     const struct rdi_options *options;
-    const struct rdi_job *job;          // outlives the net
+    const struct rdi_job *job; // outlives the net
     const struct rdi_net_events *events;
-    void *extra;                        // sim: the simulated host to live on
+    void *extra; // sim: the simulated host to live on
 };
 
 // Base of every net.
@@ -249,8 +251,8 @@ struct rdi_net {
     const struct rdi_net_ops *ops;
     struct rdi_net_params params;
     struct rdi_net_attr attr;
-    uint64_t bytes_sent, bytes_received, messages_sent;     // payload
-    uint64_t strangers;                 // connections dropped because they did not prove the job's key
+    uint64_t bytes_sent, bytes_received, messages_sent; // payload
+    uint64_t strangers; // connections dropped because they did not prove the job's key
 };
 
 // The contract of a transport. All functions are called by the one thread that owns the engine at that time
@@ -279,8 +281,8 @@ struct rdi_net_ops {
     // Starts a link to a peer; the caller is the sender. Returns at once, state CONNECTING. It becomes UP, or
     // FAILED after connect_timeout at the latest, in later calls of progress(). A peer that is not there yet
     // is tried again until then.
-    rondo_status (*connect)(struct rdi_net *net, const struct rdi_link_id *id, const void *blob, size_t len,
-                            struct rdi_link **out);
+    rondo_status (*connect)(struct rdi_net *net, const struct rdi_link_id *id, const void *blob,
+                            size_t len, struct rdi_link **out);
 
     // Sends message number link->posted. `sent` passes it once the receiver has it (arrived) or, where the
     // receiver reads the source in place and RDI_PUT_COPY is not set, once it is released; the news may be put
@@ -323,7 +325,7 @@ struct rdi_net_ops {
     rondo_status (*arm)(struct rdi_net *net, uint64_t *timeout_ns);
     // After sleeping, or after arm() by another net said RONDO_AGAIN.
     void (*disarm)(struct rdi_net *net);
-    int (*fd)(struct rdi_net *net);     // an fd for epoll; -1 if there is none (sim)
+    int (*fd)(struct rdi_net *net); // an fd for epoll; -1 if there is none (sim)
 
     // Appends a line per link for hang reports: which peer, address, what is queued.
     void (*describe)(struct rdi_link *link, char *buf, size_t cap);
@@ -338,7 +340,8 @@ extern const struct rdi_net_ops rdi_sim_ops;
 // Finds the shareable block (from rondo_mem_alloc) that wholly contains [ptr, ptr+len). True: *fd is a
 // borrowed descriptor of the block's memfd, *id its process-wide id (never reused), *offset the offset of ptr,
 // *bytes the block's size. Any thread.
-bool rdi_mem_find(const void *ptr, size_t len, int *fd, uint64_t *id, uint64_t *offset, uint64_t *bytes);
+bool rdi_mem_find(const void *ptr, size_t len, int *fd, uint64_t *id, uint64_t *offset,
+                  uint64_t *bytes);
 // Marks the registered or allocated memory that contains the range as in use by an operation (so that
 // unregister and free refuse) and undoes it; unknown memory is fine (returns false, nothing to undo).
 bool rdi_mem_hold(const void *ptr, size_t len);
@@ -348,10 +351,12 @@ void rdi_mem_unhold(const void *ptr, size_t len);
 
 // Environment that rondo-run (and rondo_spawn) gives to its children, besides torchrun's names RANK,
 // LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, GROUP_RANK, MASTER_ADDR, MASTER_PORT:
-#define RDI_ENV_KEY_FD "RONDO_KEY_FD"       // number of an inherited descriptor from which the key can be
-                                            //   read by pread() from offset 0 (a sealed memfd)
-#define RDI_ENV_STORE "RONDO_STORE"         // "launcher": the launcher serves the store at MASTER_*;
-                                            //   unset: rank 0 does
+#define RDI_ENV_KEY_FD                                                            \
+    "RONDO_KEY_FD" // number of an inherited descriptor from which the key can be \
+                   //   read by pread() from offset 0 (a sealed memfd)
+#define RDI_ENV_STORE                                                       \
+    "RONDO_STORE" // "launcher": the launcher serves the store at MASTER_*; \
+                  //   unset: rank 0 does
 
 // A TCP key-value server on a thread of its own. `addr` NULL = all addresses of both families. `port` 0 = any.
 struct rdi_store_server;
@@ -362,15 +367,16 @@ void rdi_store_server_stop(struct rdi_store_server *s);
 
 // A client. connect() tries again until timeout_ms. The ops fit rondo_store_ops.
 struct rdi_store;
-rondo_status rdi_store_connect(const char *host, int port, const struct rdi_job *job, int timeout_ms,
-                               struct rdi_store **out);
+rondo_status rdi_store_connect(const char *host, int port, const struct rdi_job *job,
+                               int timeout_ms, struct rdi_store **out);
 void rdi_store_close(struct rdi_store *s);
 extern const rondo_store_ops rdi_store_tcp_ops;
 
 // Reads or makes the job's key: caller's bytes, key_file, inherited fd, the caller's store, ~/.config/rondo/key.
 // Derives job->key. `single_host` allows a job without any key only when nothing else is found and all
 // ranks share the host.
-rondo_status rdi_key_find(const rondo_config *config, const struct rdi_options *options, struct rdi_job *job);
+rondo_status rdi_key_find(const rondo_config *config, const struct rdi_options *options,
+                          struct rdi_job *job);
 // For launchers: fresh random key in a sealed memfd that children inherit (no CLOEXEC); -1 and last error.
 int rdi_key_memfd(void);
 // Derives job->key from raw secret bytes.
@@ -380,12 +386,13 @@ rondo_status rdi_key_set(struct rdi_job *job, const void *secret, size_t len);
 // serves it if nobody else does), and exchanges one record per rank.
 struct rdi_bootstrap;
 rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_options *options,
-                                const struct rdi_env *env, struct rdi_job *job, struct rdi_bootstrap **out);
+                                const struct rdi_env *env, struct rdi_job *job,
+                                struct rdi_bootstrap **out);
 // All ranks give `len` (<= 8 KiB) bytes; all[r] and lens[r] (caller's arrays of job->size) receive malloc'ed
 // copies, freed by the caller. Blocks until connect_timeout; the error names the ranks that are missing.
 // `name` tells exchanges apart (unique in the job).
-rondo_status rdi_bootstrap_exchange(struct rdi_bootstrap *b, const char *name, const void *mine, size_t len,
-                                    void **all, size_t *lens);
+rondo_status rdi_bootstrap_exchange(struct rdi_bootstrap *b, const char *name, const void *mine,
+                                    size_t len, void **all, size_t *lens);
 // Ends the store connection; on the rank that serves the store it waits briefly until the others have read.
 void rdi_bootstrap_close(struct rdi_bootstrap *b);
 
@@ -393,15 +400,16 @@ void rdi_bootstrap_close(struct rdi_bootstrap *b);
 
 struct rdi_netif {
     char name[32];
-    int family;                         // AF_INET or AF_INET6
-    uint8_t addr[16];                   // network byte order; 4 bytes used for AF_INET
-    unsigned prefix;                    // bits
-    uint32_t scope;                     // IPv6 zone index, link-local only
+    int family;       // AF_INET or AF_INET6
+    uint8_t addr[16]; // network byte order; 4 bytes used for AF_INET
+    unsigned prefix;  // bits
+    uint32_t scope;   // IPv6 zone index, link-local only
     bool loopback;
 };
 // Lists the addresses to use, in order of preference, for option interface/family: by default all up
 // interfaces except loopback, docker*, veth pairs' bridges and link-local addresses, loopback last (it serves
 // only peers on this host). A name or subnet that matches nothing is an error that lists what there is.
-rondo_status rdi_netif_list(const struct rdi_options *options, struct rdi_netif *out, size_t cap, size_t *n);
+rondo_status rdi_netif_list(const struct rdi_options *options, struct rdi_netif *out, size_t cap,
+                            size_t *n);
 
 #endif

@@ -53,8 +53,8 @@ static rondo_status make_block(size_t bytes, int *fd, void **at) {
         return s;
     }
     *fd = -1;
-    *at = mmap(NULL, rdi_memfile_size(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-               0);
+    *at = mmap(NULL, rdi_memfile_size(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+               -1, 0);
     return *at != MAP_FAILED ? RONDO_OK
                              : rdi_fail_resource(errno, "allocate a block of %zu bytes", bytes);
 }

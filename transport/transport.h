@@ -22,24 +22,24 @@ extern "C" {
 // What a call returns. Values are never reused. Positive values are not failures.
 typedef enum rondo_status {
     RONDO_OK = 0,
-    RONDO_AGAIN = 1,                // in progress or no resources now: call again
-    RONDO_RETRY_STEP = 2,           // elastic training: repeat forward and backward
-    RONDO_ERR_INVALID = -1,         // an argument or option has a value that is not allowed
-    RONDO_ERR_USAGE = -2,           // calls in a wrong order, a handle that was closed
-    RONDO_ERR_NOMEM = -3,           // memory, memlock or address space ran out
-    RONDO_ERR_SYSTEM = -4,          // the operating system refused; the text has the errno
-    RONDO_ERR_TIMEOUT = -5,         // a deadline passed
-    RONDO_ERR_PEER = -6,            // a peer process ended or closed its side
-    RONDO_ERR_PATH = -7,            // the path between two live ranks is lost
-    RONDO_ERR_MISMATCH = -8,        // ranks called different collectives
-    RONDO_ERR_AUTH = -9,            // somebody without this job's key
-    RONDO_ERR_VERSION = -10,        // a peer speaks another version of the protocol
-    RONDO_ERR_ABORTED = -11,        // the communicator was aborted
-    RONDO_ERR_FORKED = -12,         // called in a forked child
-    RONDO_ERR_PARTITIONED = -13,    // this side of a partition has no majority
-    RONDO_ERR_UNSUPPORTED = -14,    // not available in this build or on this machine
-    RONDO_ERR_BOOTSTRAP = -15,      // rank, size or the store could not be found
-    RONDO_ERR_INTERNAL = -16,       // a bug in Rondo: please report the text
+    RONDO_AGAIN = 1,             // in progress or no resources now: call again
+    RONDO_RETRY_STEP = 2,        // elastic training: repeat forward and backward
+    RONDO_ERR_INVALID = -1,      // an argument or option has a value that is not allowed
+    RONDO_ERR_USAGE = -2,        // calls in a wrong order, a handle that was closed
+    RONDO_ERR_NOMEM = -3,        // memory, memlock or address space ran out
+    RONDO_ERR_SYSTEM = -4,       // the operating system refused; the text has the errno
+    RONDO_ERR_TIMEOUT = -5,      // a deadline passed
+    RONDO_ERR_PEER = -6,         // a peer process ended or closed its side
+    RONDO_ERR_PATH = -7,         // the path between two live ranks is lost
+    RONDO_ERR_MISMATCH = -8,     // ranks called different collectives
+    RONDO_ERR_AUTH = -9,         // somebody without this job's key
+    RONDO_ERR_VERSION = -10,     // a peer speaks another version of the protocol
+    RONDO_ERR_ABORTED = -11,     // the communicator was aborted
+    RONDO_ERR_FORKED = -12,      // called in a forked child
+    RONDO_ERR_PARTITIONED = -13, // this side of a partition has no majority
+    RONDO_ERR_UNSUPPORTED = -14, // not available in this build or on this machine
+    RONDO_ERR_BOOTSTRAP = -15,   // rank, size or the store could not be found
+    RONDO_ERR_INTERNAL = -16,    // a bug in Rondo: please report the text
 } rondo_status;
 
 // Name of a status ("RONDO_ERR_PEER") and one sentence of meaning. Never NULL; any thread.
@@ -74,9 +74,9 @@ typedef void (*rondo_log_fn)(void *arg, rondo_log_level level, const char *line)
 // capitals> or in rondo_config.options as "name=value,name=value"; the latter wins.
 typedef struct rondo_option_info {
     const char *name;
-    const char *type;           // "int", "size", "ms", "bool", "enum", "string"
+    const char *type; // "int", "size", "ms", "bool", "enum", "string"
     const char *default_value;
-    const char *allowed;        // range or list of allowed values, human readable
+    const char *allowed; // range or list of allowed values, human readable
     const char *help;
 } rondo_option_info;
 
@@ -91,8 +91,9 @@ RONDO_API const rondo_option_info *rondo_option(size_t i);
 // to timeout_ms and returns a rondo_status (RONDO_ERR_TIMEOUT when the key did not appear in time).
 // The library calls from the thread that calls rondo_init() or rondo_comm_destroy() only.
 typedef struct rondo_store_ops {
-    size_t size;                // sizeof(struct rondo_store_ops)
-    rondo_status (*set)(void *store, const char *key, const void *value, size_t len, int timeout_ms);
+    size_t size; // sizeof(struct rondo_store_ops)
+    rondo_status (*set)(void *store, const char *key, const void *value, size_t len,
+                        int timeout_ms);
     // Waits for the key, then copies its value to a buffer from malloc(3) that the library frees.
     rondo_status (*get)(void *store, const char *key, void **value, size_t *len, int timeout_ms);
 } rondo_store_ops;
@@ -100,22 +101,25 @@ typedef struct rondo_store_ops {
 // What a rank says of itself. Start from RONDO_CONFIG_INIT; every field may stay unset.
 typedef struct rondo_config {
     size_t size;
-    int rank;                   // 0 .. world_size-1; -1 = find it (rondo-run, torchrun, then launchers)
-    int world_size;             // -1 = find it
-    int local_rank;             // rank within its host; -1 = find it
-    const char *master_addr;    // host that keeps the store; NULL = MASTER_ADDR
-    int master_port;            // -1 = MASTER_PORT
-    const void *key;            // the job's key (secret), key_len bytes (16 .. 4096); NULL = find one,
-    size_t key_len;             //   see rondo(7) for the order of sources
-    const char *options;        // "name=value,…", see rondo_option()
-    const rondo_store_ops *store_ops;   // the caller's own store, or NULL for Rondo's TCP store
-    void *store;                // first argument of store_ops' functions
-    rondo_log_fn log;           // NULL = no logging
+    int rank;       // 0 .. world_size-1; -1 = find it (rondo-run, torchrun, then launchers)
+    int world_size; // -1 = find it
+    int local_rank; // rank within its host; -1 = find it
+    const char *master_addr; // host that keeps the store; NULL = MASTER_ADDR
+    int master_port;         // -1 = MASTER_PORT
+    const void *key;         // the job's key (secret), key_len bytes (16 .. 4096); NULL = find one,
+    size_t key_len;          //   see rondo(7) for the order of sources
+    const char *options;     // "name=value,…", see rondo_option()
+    const rondo_store_ops *store_ops; // the caller's own store, or NULL for Rondo's TCP store
+    void *store;                      // first argument of store_ops' functions
+    rondo_log_fn log;                 // NULL = no logging
     void *log_arg;
 } rondo_config;
 
-#define RONDO_CONFIG_INIT                                                                              \
-    { .size = sizeof(rondo_config), .rank = -1, .world_size = -1, .local_rank = -1, .master_port = -1 }
+#define RONDO_CONFIG_INIT                                                             \
+    {                                                                                 \
+        .size = sizeof(rondo_config), .rank = -1, .world_size = -1, .local_rank = -1, \
+        .master_port = -1                                                             \
+    }
 
 // ---- Memory --------------------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ static void refuse(struct run_nodes *nodes, const bool *came) {
     rondo_status s = run_nodes_set(nodes, "plan", -1, reason);
     for (int node = 1; node < nodes->o->nnodes && s == RONDO_OK; node++) {
         if (came[node]) {
-            s = run_nodes_get(nodes->store, "end", node, RUN_RPC_MS / 5, &text);
+            s = run_nodes_get(nodes->store, "bye", node, RUN_RPC_MS / 5, &text);
             if (s == RONDO_OK) {
                 free(text);
             }

@@ -268,7 +268,7 @@ rondo_status run_nodes_open(const struct run_options *o, const struct rdi_job *j
         if (s != RONDO_OK) {
             char text[RDI_ERROR_TEXT];
             snprintf(text, sizeof text, "%s", rondo_last_error());
-            run_nodes_end(nodes, false);
+            run_nodes_set(nodes, "bye", o->node_rank, "");
             rdi_set_last_error(text);
         }
     }

@@ -120,6 +120,7 @@ static inline uint64_t run_ev_pack(enum run_ev kind, uint32_t index) {
 //
 //   launch/node/<r>   by r: who it is and how many ranks it has
 //   launch/plan       by 0, when all came: rank numbers and the run's id; or why there is no job
+//   launch/bye/<r>    by r: it has read that there is no job
 //   launch/mail/<r>   to r, once: "fail …", or "done" when all nodes have ended well; to 0 also
 //                     "gone …", the will of a launcher that was killed
 //   launch/end/<r>    by r: its ranks have ended, "well", or "failed" (then there is mail too)

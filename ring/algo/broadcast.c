@@ -62,7 +62,8 @@ static const char *source(const struct rondo_request *r, const struct rdi_flow *
     return (r->comm->rank == r->root ? r->send : r->recv) + off;
 }
 
-static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off, uint64_t *len) {
+static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
+                  uint64_t *len) {
     *len = f->total - off;
     return r->recv + off;
 }

@@ -16,7 +16,8 @@ static rondo_status setup(struct rondo_request *r) {
         return RONDO_OK;
     }
     if (n > RDI_REDUCE_MAX_SOURCES) {
-        return rdi_fail(RONDO_ERR_INVALID, "algorithm=direct serves up to %d ranks, not %d; use ring or auto",
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "algorithm=direct serves up to %d ranks, not %d; use ring or auto",
                         RDI_REDUCE_MAX_SOURCES, n);
     }
     rondo_status s = rdi_flow_reserve(r, 2 * (unsigned)(n - 1));

@@ -16,8 +16,8 @@
 
 #include <string.h>
 
-enum { FOLD, RESULT, TOKEN };       // a flow's index: what is done with what arrives
-enum { S_FOLDS, S_FINISHED };       // req->state: folds that are left, AVG's division done
+enum { FOLD, RESULT, TOKEN }; // a flow's index: what is done with what arrives
+enum { S_FOLDS, S_FINISHED }; // req->state: folds that are left, AVG's division done
 
 static unsigned log2_floor(unsigned v) {
     unsigned k = 0;
@@ -81,8 +81,8 @@ static rondo_status doubling_setup(struct rondo_request *r) {
     return s;
 }
 
-static const char *doubling_source(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
-                                   uint64_t *len) {
+static const char *doubling_source(const struct rondo_request *r, const struct rdi_flow *f,
+                                   uint64_t off, uint64_t *len) {
     *len = f->total - off;
     return r->recv + off;
 }
@@ -100,8 +100,8 @@ static rondo_status barrier_setup(struct rondo_request *r) {
     return s;
 }
 
-static const char *barrier_source(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
-                                  uint64_t *len) {
+static const char *barrier_source(const struct rondo_request *r, const struct rdi_flow *f,
+                                  uint64_t off, uint64_t *len) {
     (void)r;
     (void)f;
     (void)off;
@@ -124,7 +124,8 @@ static void raise_ready(struct rondo_request *r) {
     }
 }
 
-static void apply(struct rondo_request *r, const struct rdi_flow *f, const char *data, uint64_t len) {
+static void apply(struct rondo_request *r, const struct rdi_flow *f, const char *data,
+                  uint64_t len) {
     char *to = r->recv + f->done;
     if (f->index == FOLD) {
         rdi_reduce2(to, to, data, len / r->esize, r->type, r->op);
@@ -171,7 +172,9 @@ static int advance(struct rondo_request *r) {
     return moved;
 }
 
-const struct rdi_algo rdi_algo_doubling = {
-    .id = RDI_ALGO_DOUBLING, .setup = doubling_setup, .source = doubling_source, .advance = advance};
+const struct rdi_algo rdi_algo_doubling = {.id = RDI_ALGO_DOUBLING,
+                                           .setup = doubling_setup,
+                                           .source = doubling_source,
+                                           .advance = advance};
 const struct rdi_algo rdi_algo_barrier = {
     .id = RDI_ALGO_DOUBLING, .setup = barrier_setup, .source = barrier_source, .advance = advance};

@@ -14,15 +14,13 @@
 
 #include <string.h>
 
-enum { S_SEGS, S_FOLDED };      // indexes of req->state; FOLDED: bytes of the own blocks that are folded
+enum { S_SEGS, S_FOLDED }; // indexes of req->state; FOLDED: bytes of the own blocks that are folded
 
 struct seg {
-    uint64_t base, bytes, len;          // as in ring.c: blocks of `len` bytes, the last ones shorter
+    uint64_t base, bytes, len; // as in ring.c: blocks of `len` bytes, the last ones shorter
 };
 
-static uint64_t min64(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
-}
+static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 static struct seg segment(const struct rondo_request *r, uint64_t k) {
     uint64_t n = (uint64_t)r->comm->size, block = r->comm->plan.block;
@@ -36,17 +34,11 @@ static struct seg segment(const struct rondo_request *r, uint64_t k) {
     return g;
 }
 
-static uint64_t start(const struct seg *g, uint64_t b) {
-    return min64(b * g->len, g->bytes);
-}
+static uint64_t start(const struct seg *g, uint64_t b) { return min64(b * g->len, g->bytes); }
 
-static uint64_t size(const struct seg *g, uint64_t b) {
-    return start(g, b + 1) - start(g, b);
-}
+static uint64_t size(const struct seg *g, uint64_t b) { return start(g, b + 1) - start(g, b); }
 
-static bool gathers(const struct rondo_request *r) {
-    return r->kind == RDI_ALL_REDUCE;
-}
+static bool gathers(const struct rondo_request *r) { return r->kind == RDI_ALL_REDUCE; }
 
 // Bytes of block b in all segments before segment k; all but the last segment are full.
 static uint64_t block_bytes_before(const struct rondo_request *r, uint64_t k, uint64_t b) {
@@ -66,7 +58,8 @@ struct place {
     uint64_t within, left;
 };
 
-static struct place place_of(const struct rondo_request *r, uint64_t part, uint64_t sum, uint64_t off) {
+static struct place place_of(const struct rondo_request *r, uint64_t part, uint64_t sum,
+                             uint64_t off) {
     uint64_t full = (gathers(r) ? 2 : 1) * r->comm->plan.block;
     struct place p = {.k = 0};
     if (r->state[S_SEGS] > 1) {
@@ -90,7 +83,8 @@ static rondo_status setup(struct rondo_request *r) {
         return RONDO_OK;
     }
     if (n > RDI_REDUCE_MAX_SOURCES) {
-        return rdi_fail(RONDO_ERR_INVALID, "order=strict serves up to %d ranks for this operation, not %d",
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "order=strict serves up to %d ranks for this operation, not %d",
                         RDI_REDUCE_MAX_SOURCES, n);
     }
     uint64_t seg = (uint64_t)n * r->comm->plan.block;
@@ -122,7 +116,8 @@ static const char *source(const struct rondo_request *r, const struct rdi_flow *
     return (p.is_sum ? r->recv : r->send) + p.g.base + start(&p.g, p.is_sum ? me : peer) + p.within;
 }
 
-static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off, uint64_t *len) {
+static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
+                  uint64_t *len) {
     struct place p = place_of(r, (uint64_t)r->comm->rank, (uint64_t)f->index, off);
     *len = p.left;
     return p.is_sum ? r->recv + p.g.base + start(&p.g, (uint64_t)f->index) + p.within : NULL;

@@ -37,7 +37,8 @@ static const char *source(const struct rondo_request *r, const struct rdi_flow *
     return r->bytes ? r->send + (uint64_t)f->index * r->bytes + off : "";
 }
 
-static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off, uint64_t *len) {
+static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
+                  uint64_t *len) {
     *len = f->total - off;
     return r->bytes ? r->recv + (uint64_t)f->index * r->bytes + off : NULL;
 }
@@ -60,7 +61,10 @@ static int advance(struct rondo_request *r) {
     return moved;
 }
 
-const struct rdi_algo rdi_algo_pairs = {
-    .id = RDI_ALGO_PAIRS, .setup = all_to_all_setup, .source = source, .land = land, .advance = advance};
+const struct rdi_algo rdi_algo_pairs = {.id = RDI_ALGO_PAIRS,
+                                        .setup = all_to_all_setup,
+                                        .source = source,
+                                        .land = land,
+                                        .advance = advance};
 const struct rdi_algo rdi_algo_p2p = {
     .id = RDI_ALGO_NONE, .setup = p2p_setup, .source = source, .land = land, .advance = advance};

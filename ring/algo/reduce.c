@@ -6,19 +6,17 @@
 //   chain, n = 4, root 1:      0 --> 1 --> 2 --> 3 --result--> 1
 //
 // Partial sums of ranks that are not root live in a window of WINDOW bytes that is used round and round.
-#include "ring/internal.h"
 #include "ring/reduce.h"
+#include "ring/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define WINDOW UINT64_C(4194304)
-enum { CHILD, RESULT };             // a flow's index
-enum { S_CHILDREN, S_OUT };         // req->state: number of in-flows to fold; index of the out-flow + 1
+enum { CHILD, RESULT };     // a flow's index
+enum { S_CHILDREN, S_OUT }; // req->state: number of in-flows to fold; index of the out-flow + 1
 
-static uint64_t min64(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
-}
+static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 static uint64_t window(const struct rondo_request *r) {
     return min64(WINDOW, (r->bytes + 63) / 64 * 64);
@@ -106,7 +104,8 @@ static const char *source(const struct rondo_request *r, const struct rdi_flow *
     return partial(r, off, len);
 }
 
-static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off, uint64_t *len) {
+static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
+                  uint64_t *len) {
     *len = f->total - off;
     return f->index == RESULT ? r->recv + off : NULL;
 }
@@ -117,7 +116,8 @@ static struct rdi_flow *out_flow(struct rondo_request *r) {
 
 // Division belongs to whoever adds the last contribution: the chain's end or the tree's root.
 static bool ends_sum(const struct rondo_request *r) {
-    return r->algo->id == RDI_ALGO_CHAIN ? r->comm->rank == r->comm->size - 1 : r->comm->rank == r->root;
+    return r->algo->id == RDI_ALGO_CHAIN ? r->comm->rank == r->comm->size - 1
+                                         : r->comm->rank == r->root;
 }
 
 // Folds one piece of child i; the children's order is fixed, each stays behind the one before it.

@@ -27,25 +27,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { S_BLOCK, S_SEGS, S_STEPS, S_FULL };      // indexes of req->state
+enum { S_BLOCK, S_SEGS, S_STEPS, S_FULL }; // indexes of req->state
 
 // Blocks b = 0 .. n-1 of one segment: all `len` bytes, the last ones shorter or empty.
 struct seg {
-    uint64_t base;      // of the segment: in the data (all_reduce) or in each block (reduce_scatter)
-    uint64_t bytes;     // of all blocks
-    uint64_t len;       // of a block
-    uint64_t stream;    // offset in the flow's stream where the segment begins
+    uint64_t base;   // of the segment: in the data (all_reduce) or in each block (reduce_scatter)
+    uint64_t bytes;  // of all blocks
+    uint64_t len;    // of a block
+    uint64_t stream; // offset in the flow's stream where the segment begins
     uint64_t k;
 };
 
-static uint64_t min64(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
-}
+static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 // Bytes of blocks [0, b).
-static uint64_t before(const struct seg *g, uint64_t b) {
-    return min64(b * g->len, g->bytes);
-}
+static uint64_t before(const struct seg *g, uint64_t b) { return min64(b * g->len, g->bytes); }
 
 // Bytes of `steps` blocks going down from b0, modulo n.
 static uint64_t descend(const struct seg *g, uint64_t n, uint64_t b0, uint64_t steps) {
@@ -61,7 +57,7 @@ static void locate(const struct seg *g, uint64_t n, uint64_t b0, uint64_t x, uin
                    uint64_t *block, uint64_t *within) {
     uint64_t cycle = x / g->bytes, head = before(g, b0 + 1);
     x %= g->bytes;
-    uint64_t top = x < head ? head : g->bytes + head;      // byte x, counted down from here
+    uint64_t top = x < head ? head : g->bytes + head; // byte x, counted down from here
     uint64_t b = (top - 1 - x) / g->len;
     *block = b;
     *within = x - (top - before(g, b + 1));
@@ -94,18 +90,20 @@ static uint64_t first_block(const struct rondo_request *r, bool out) {
 
 static uint64_t stream_total(const struct rondo_request *r, bool out) {
     struct seg last = segment(r, r->state[S_SEGS] - 1);
-    return last.stream + descend(&last, (uint64_t)r->comm->size, first_block(r, out), r->state[S_STEPS]);
+    return last.stream +
+           descend(&last, (uint64_t)r->comm->size, first_block(r, out), r->state[S_STEPS]);
 }
 
 struct place {
     struct seg g;
-    uint64_t step, block, within, left;     // left: bytes to the end of the block
+    uint64_t step, block, within, left; // left: bytes to the end of the block
 };
 
 static struct place place_of(const struct rondo_request *r, bool out, uint64_t off) {
     struct place p;
     p.g = segment(r, min64(off / r->state[S_FULL], r->state[S_SEGS] - 1));
-    locate(&p.g, (uint64_t)r->comm->size, first_block(r, out), off - p.g.stream, &p.step, &p.block, &p.within);
+    locate(&p.g, (uint64_t)r->comm->size, first_block(r, out), off - p.g.stream, &p.step, &p.block,
+           &p.within);
     p.left = before(&p.g, p.block + 1) - before(&p.g, p.block) - p.within;
     return p;
 }
@@ -129,7 +127,8 @@ static void raise_ready(struct rondo_request *r) {
 }
 
 // `block`: bytes of a block in a full segment.
-static rondo_status setup_streams(struct rondo_request *r, uint64_t block, uint64_t segs, uint64_t steps) {
+static rondo_status setup_streams(struct rondo_request *r, uint64_t block, uint64_t segs,
+                                  uint64_t steps) {
     uint64_t n = (uint64_t)r->comm->size;
     r->state[S_BLOCK] = block;
     r->state[S_SEGS] = segs;
@@ -137,7 +136,8 @@ static rondo_status setup_streams(struct rondo_request *r, uint64_t block, uint6
     r->state[S_FULL] = steps * block;
     rondo_status s = rdi_flow_reserve(r, 2);
     if (s == RONDO_OK) {
-        s = rdi_flow_add(r, false, (r->comm->rank + (int)n - 1) % (int)n, 0, stream_total(r, false), 0);
+        s = rdi_flow_add(r, false, (r->comm->rank + (int)n - 1) % (int)n, 0, stream_total(r, false),
+                         0);
     }
     if (s == RONDO_OK) {
         s = rdi_flow_add(r, true, (r->comm->rank + 1) % (int)n, 1, stream_total(r, true), 0);
@@ -170,7 +170,8 @@ static const char *ar_source(const struct rondo_request *r, const struct rdi_flo
     return (p.step == 0 ? r->send : r->recv) + offset_of(r, &p);
 }
 
-static char *ar_land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off, uint64_t *len) {
+static char *ar_land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
+                     uint64_t *len) {
     (void)f;
     struct place p = place_of(r, false, off);
     *len = p.left;
@@ -207,8 +208,11 @@ static int ar_advance(struct rondo_request *r) {
     return moved;
 }
 
-const struct rdi_algo rdi_algo_ring_ar = {
-    .id = RDI_ALGO_RING, .setup = ar_setup, .source = ar_source, .land = ar_land, .advance = ar_advance};
+const struct rdi_algo rdi_algo_ring_ar = {.id = RDI_ALGO_RING,
+                                          .setup = ar_setup,
+                                          .source = ar_source,
+                                          .land = ar_land,
+                                          .advance = ar_advance};
 
 // ---- all_gather ----------------------------------------------------------------------------------
 
@@ -232,7 +236,8 @@ static const char *ag_source(const struct rondo_request *r, const struct rdi_flo
     return r->recv + offset_of(r, &p);
 }
 
-static char *ag_land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off, uint64_t *len) {
+static char *ag_land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
+                     uint64_t *len) {
     (void)f;
     struct place p = place_of(r, false, off);
     *len = p.left;
@@ -262,8 +267,11 @@ static int ag_advance(struct rondo_request *r) {
     return moved;
 }
 
-const struct rdi_algo rdi_algo_ring_ag = {
-    .id = RDI_ALGO_RING, .setup = ag_setup, .source = ag_source, .land = ag_land, .advance = ag_advance};
+const struct rdi_algo rdi_algo_ring_ag = {.id = RDI_ALGO_RING,
+                                          .setup = ag_setup,
+                                          .source = ag_source,
+                                          .land = ag_land,
+                                          .advance = ag_advance};
 
 // ---- reduce_scatter ------------------------------------------------------------------------------
 //
@@ -281,7 +289,8 @@ static rondo_status rs_setup(struct rondo_request *r) {
     if (n > 2) {
         r->scratch = malloc(2 * block);
         if (!r->scratch) {
-            return rdi_fail(RONDO_ERR_NOMEM, "reduce_scatter: out of memory for %llu bytes of scratch",
+            return rdi_fail(RONDO_ERR_NOMEM,
+                            "reduce_scatter: out of memory for %llu bytes of scratch",
                             (unsigned long long)(2 * block));
         }
     }

@@ -54,8 +54,8 @@ static int check_step(rondo_ddp *d, int n, int step) {
         const float *g = rondo_ddp_grad(d, i);
         for (size_t k = 0; k < counts[i]; k++) {
             if (g[k] != mean(n, step, i, k)) {
-                fprintf(stderr, "step %d: gradient %zu[%zu] is %g, not %g\n", step, i, k, (double)g[k],
-                        (double)mean(n, step, i, k));
+                fprintf(stderr, "step %d: gradient %zu[%zu] is %g, not %g\n", step, i, k,
+                        (double)g[k], (double)mean(n, step, i, k));
                 return 1;
             }
         }
@@ -85,7 +85,8 @@ static int steps(rondo_comm *c, rondo_ddp *d) {
         rondo_ddp_stats s = {.size = sizeof s};
         OK(rondo_ddp_get_stats(d, &s));
         CHECK(s.steps == (uint64_t)step + 1 && s.rebuilt == 1 && s.buckets >= 2);
-        CHECK(s.total_comm >= s.step_comm && s.total_exposed >= 0 && s.step_exposed <= s.step_comm + 1);
+        CHECK(s.total_comm >= s.step_comm && s.total_exposed >= 0 &&
+              s.step_exposed <= s.step_comm + 1);
     }
     free(elsewhere);
     return 0;
@@ -131,7 +132,7 @@ static int misuse(rondo_ddp *d) {
             OK(rondo_ddp_grad_ready(d, i));
         }
     }
-    OK(rondo_ddp_finish(d));    // the step goes on where it stood
+    OK(rondo_ddp_finish(d)); // the step goes on where it stood
     return 0;
 }
 
@@ -145,7 +146,7 @@ static int good(rondo_comm *c) {
     OK(rondo_ddp_create(c, m.param, PARAMS, &o, &d));
     for (size_t i = 0; i < PARAMS; i++) {
         for (size_t k = 0; k < counts[i]; k++) {
-            CHECK(m.value[i][k] == (float)i + (float)(k % 7));      // rank 0's
+            CHECK(m.value[i][k] == (float)i + (float)(k % 7)); // rank 0's
         }
     }
     int rc = steps(c, d) || no_sync(c, d) || misuse(d);
@@ -173,14 +174,15 @@ static int bad(rondo_comm *c, int kind) {
     rondo_status s = rondo_ddp_create(c, m.param, n, NULL, &d);
     CHECK(d == NULL);
     if (kind == 3) {
-        CHECK(s == (odd ? RONDO_ERR_INVALID : RONDO_ERR_ABORTED) && strstr(rondo_last_error(), "layer2.w"));
+        CHECK(s == (odd ? RONDO_ERR_INVALID : RONDO_ERR_ABORTED) &&
+              strstr(rondo_last_error(), "layer2.w"));
     } else {
         CHECK(s == RONDO_ERR_MISMATCH);
         CHECK(strstr(rondo_last_error(), "rank 0") && strstr(rondo_last_error(), "rank 1"));
         CHECK(kind == 2 || strstr(rondo_last_error(), "parameter 4"));
     }
     free_model(&m);
-    OK(rondo_barrier(c));       // the communicator it came from is unharmed
+    OK(rondo_barrier(c)); // the communicator it came from is unharmed
     return 0;
 }
 

@@ -5,9 +5,7 @@
 #include <stdio.h>
 
 // A leading dot or quote would be a macro.
-static void text(const char *s) {
-    printf("%s%s\n", *s == '.' || *s == '\'' ? "\\&" : "", s);
-}
+static void text(const char *s) { printf("%s%s\n", *s == '.' || *s == '\'' ? "\\&" : "", s); }
 
 int main(void) {
     puts(".Bl -tag -width Ds");

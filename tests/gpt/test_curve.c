@@ -101,7 +101,7 @@ static void test_svg(void **state) {
     assert_non_null(strstr(text, "1.23 M parameters"));
     assert_non_null(strstr(text, "nats/byte"));
     assert_non_null(strstr(text, "held-out text"));
-    assert_non_null(strstr(text, "1.751 nats = 2.527 bits"));
+    assert_non_null(strstr(text, "ends at 1.751 nats (2.527 bits)"));
     // Ten measured points in the frame (the first is above it), and one in the legend.
     assert_int_equal(count(text, "<circle"), 11);
     assert_int_equal(count(text, "<polyline"), 3);

@@ -28,7 +28,8 @@ static int in_flight(rondo_comm *c) {
             x[i][k] = (float)(me + i);
         }
         if (i % 3 == 2) {
-            OK(rondo_all_gather_start(x[i] + (size_t)me * len[i], x[i], len[i], RONDO_F32, c, &q[i]));
+            OK(rondo_all_gather_start(x[i] + (size_t)me * len[i], x[i], len[i], RONDO_F32, c,
+                                      &q[i]));
         } else {
             OK(rondo_all_reduce_start(x[i], x[i], len[i], RONDO_F32, RONDO_SUM, c, &q[i]));
         }
@@ -36,8 +37,7 @@ static int in_flight(rondo_comm *c) {
     // Test some until done, wait for the rest backwards.
     for (int i = 0; i < OPS; i += 4) {
         rondo_status s;
-        while ((s = rondo_test(&q[i])) == RONDO_AGAIN) {
-        }
+        while ((s = rondo_test(&q[i])) == RONDO_AGAIN) {}
         CHECK(s == RONDO_OK && q[i] == NULL);
     }
     for (int i = OPS - 1; i >= 0; i--) {
@@ -136,7 +136,7 @@ static int arguments(rondo_comm *c) {
     CHECK(rondo_all_reduce_start(x, x, 4, RONDO_F32, RONDO_SUM, c, NULL) == RONDO_ERR_INVALID);
     CHECK(rondo_set_timeout(c, 0) == RONDO_ERR_INVALID);
     CHECK(rondo_test(&q) == RONDO_OK && rondo_wait(&q) == RONDO_OK);
-    OK(rondo_barrier(c));       // nothing of the above reached the others
+    OK(rondo_barrier(c)); // nothing of the above reached the others
     return 0;
 }
 
@@ -165,7 +165,8 @@ static int forked(rondo_comm *c) {
         _exit(ok ? 0 : 1);
     }
     int status;
-    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
+          WEXITSTATUS(status) == 0);
     OK(rondo_barrier(c));
     return 0;
 }
@@ -241,7 +242,8 @@ static int aborts(rondo_comm *world) {
         double t0 = seconds();
         rondo_status s = rondo_recv(&x, 1, RONDO_F32, (me + 1) % n, c);
         CHECK(s == RONDO_ERR_ABORTED);
-        CHECK(strstr(rondo_last_error(), "rank 0 (") && strstr(rondo_last_error(), "enough is enough"));
+        CHECK(strstr(rondo_last_error(), "rank 0 (") &&
+              strstr(rondo_last_error(), "enough is enough"));
         CHECK(seconds() - t0 < 5);
         if (me == 0) {
             pthread_join(t, NULL);
@@ -253,13 +255,15 @@ static int aborts(rondo_comm *world) {
 
 static int body(rondo_comm *c, void *arg) {
     (void)arg;
-    static int (*const parts[])(rondo_comm *) = {in_flight, threads, splits,   arguments, memory,
+    static int (*const parts[])(rondo_comm *) = {in_flight, threads,    splits,   arguments, memory,
                                                  forked,    statistics, deadline, aborts};
-    static const char *const names[] = {"in_flight", "threads",    "splits",   "arguments", "memory",
-                                        "forked",    "statistics", "deadline", "aborts"};
+    static const char *const names[] = {"in_flight",  "threads",  "splits",
+                                        "arguments",  "memory",   "forked",
+                                        "statistics", "deadline", "aborts"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (parts[i](c) != 0) {
-            fprintf(stderr, "rank %d of %d: part %s failed\n", rondo_comm_rank(c), rondo_comm_size(c), names[i]);
+            fprintf(stderr, "rank %d of %d: part %s failed\n", rondo_comm_rank(c),
+                    rondo_comm_size(c), names[i]);
             return 1;
         }
         OK(rondo_barrier(c));

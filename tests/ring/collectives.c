@@ -37,29 +37,44 @@ static uint16_t float_to_half(float f) {
 
 static double get(const void *p, size_t i, rondo_type t) {
     switch (t) {
-    case RONDO_F32: return ((const float *)p)[i];
-    case RONDO_F64: return ((const double *)p)[i];
-    case RONDO_F16: return half_to_float(((const uint16_t *)p)[i]);
+    case RONDO_F32:
+        return ((const float *)p)[i];
+    case RONDO_F64:
+        return ((const double *)p)[i];
+    case RONDO_F16:
+        return half_to_float(((const uint16_t *)p)[i]);
     case RONDO_BF16: {
         uint32_t bits = (uint32_t)((const uint16_t *)p)[i] << 16;
         float f;
         memcpy(&f, &bits, 4);
         return f;
     }
-    case RONDO_I8: return ((const int8_t *)p)[i];
-    case RONDO_U8: return ((const uint8_t *)p)[i];
-    case RONDO_I32: return ((const int32_t *)p)[i];
-    case RONDO_U32: return ((const uint32_t *)p)[i];
-    case RONDO_I64: return (double)((const int64_t *)p)[i];
-    default: return (double)((const uint64_t *)p)[i];
+    case RONDO_I8:
+        return ((const int8_t *)p)[i];
+    case RONDO_U8:
+        return ((const uint8_t *)p)[i];
+    case RONDO_I32:
+        return ((const int32_t *)p)[i];
+    case RONDO_U32:
+        return ((const uint32_t *)p)[i];
+    case RONDO_I64:
+        return (double)((const int64_t *)p)[i];
+    default:
+        return (double)((const uint64_t *)p)[i];
     }
 }
 
 static void set(void *p, size_t i, rondo_type t, double v) {
     switch (t) {
-    case RONDO_F32: ((float *)p)[i] = (float)v; break;
-    case RONDO_F64: ((double *)p)[i] = v; break;
-    case RONDO_F16: ((uint16_t *)p)[i] = float_to_half((float)v); break;
+    case RONDO_F32:
+        ((float *)p)[i] = (float)v;
+        break;
+    case RONDO_F64:
+        ((double *)p)[i] = v;
+        break;
+    case RONDO_F16:
+        ((uint16_t *)p)[i] = float_to_half((float)v);
+        break;
     case RONDO_BF16: {
         float f = (float)v;
         uint32_t bits;
@@ -67,12 +82,24 @@ static void set(void *p, size_t i, rondo_type t, double v) {
         ((uint16_t *)p)[i] = (uint16_t)(bits >> 16);
         break;
     }
-    case RONDO_I8: ((int8_t *)p)[i] = (int8_t)v; break;
-    case RONDO_U8: ((uint8_t *)p)[i] = (uint8_t)v; break;
-    case RONDO_I32: ((int32_t *)p)[i] = (int32_t)v; break;
-    case RONDO_U32: ((uint32_t *)p)[i] = (uint32_t)v; break;
-    case RONDO_I64: ((int64_t *)p)[i] = (int64_t)v; break;
-    default: ((uint64_t *)p)[i] = (uint64_t)v; break;
+    case RONDO_I8:
+        ((int8_t *)p)[i] = (int8_t)v;
+        break;
+    case RONDO_U8:
+        ((uint8_t *)p)[i] = (uint8_t)v;
+        break;
+    case RONDO_I32:
+        ((int32_t *)p)[i] = (int32_t)v;
+        break;
+    case RONDO_U32:
+        ((uint32_t *)p)[i] = (uint32_t)v;
+        break;
+    case RONDO_I64:
+        ((int64_t *)p)[i] = (int64_t)v;
+        break;
+    default:
+        ((uint64_t *)p)[i] = (uint64_t)v;
+        break;
     }
 }
 
@@ -89,7 +116,10 @@ static double expected(size_t i, rondo_op op, int n) {
     double v = input(0, i, op, n);
     for (int r = 1; r < n; r++) {
         double x = input(r, i, op, n);
-        v = op == RONDO_PROD ? v * x : op == RONDO_MIN ? fmin(v, x) : op == RONDO_MAX ? fmax(v, x) : v + x;
+        v = op == RONDO_PROD  ? v * x
+            : op == RONDO_MIN ? fmin(v, x)
+            : op == RONDO_MAX ? fmax(v, x)
+                              : v + x;
     }
     return op == RONDO_AVG ? v / n : v;
 }
@@ -117,17 +147,19 @@ static int guard_ok(const struct buf *b) {
     return 1;
 }
 
-static void fill(struct buf *b, size_t at, size_t count, int rank, size_t first, rondo_type t, rondo_op op,
-                 int n) {
+static void fill(struct buf *b, size_t at, size_t count, int rank, size_t first, rondo_type t,
+                 rondo_op op, int n) {
     for (size_t i = 0; i < count; i++) {
         set(b->p, at + i, t, input(rank, first + i, op, n));
     }
 }
 
-static int same(const struct buf *b, size_t at, size_t i, double want, rondo_type t, const char *what) {
+static int same(const struct buf *b, size_t at, size_t i, double want, rondo_type t,
+                const char *what) {
     double got = get(b->p, at, t);
     if (got != want) {
-        fprintf(stderr, "%s of %s: element %zu is %g, not %g\n", what, rondo_type_name(t), i, got, want);
+        fprintf(stderr, "%s of %s: element %zu is %g, not %g\n", what, rondo_type_name(t), i, got,
+                want);
         return 0;
     }
     return 1;
@@ -231,7 +263,8 @@ static int all_to_all(rondo_comm *c, size_t count, rondo_type t) {
     OK(rondo_all_to_all(s.p, r.p, count, t, c));
     for (int p = 0; p < n; p++) {
         for (size_t i = 0; i < count; i++) {
-            CHECK(same(&r, (size_t)p * count + i, i, input(p, (size_t)me + i, RONDO_SUM, n), t, "all_to_all"));
+            CHECK(same(&r, (size_t)p * count + i, i, input(p, (size_t)me + i, RONDO_SUM, n), t,
+                       "all_to_all"));
         }
     }
     CHECK(guard_ok(&s) && guard_ok(&r));
@@ -242,7 +275,8 @@ static int all_to_all(rondo_comm *c, size_t count, rondo_type t) {
 
 // Around the ring and back, both directions at once.
 static int send_recv(rondo_comm *c, size_t count, rondo_type t) {
-    int n = rondo_comm_size(c), me = rondo_comm_rank(c), right = (me + 1) % n, left = (me + n - 1) % n;
+    int n = rondo_comm_size(c), me = rondo_comm_rank(c), right = (me + 1) % n,
+        left = (me + n - 1) % n;
     if (n == 1) {
         return 0;
     }
@@ -298,7 +332,8 @@ static int body(rondo_comm *c, void *arg) {
                     continue;
                 }
                 // Large ones only for some types: every path is taken, the time stays short.
-                if (sizes[k] > 8191 && !(t == (int)k % 4 + 0 || t == RONDO_I32) && op != (int)k % 5) {
+                if (sizes[k] > 8191 && !(t == (int)k % 4 + 0 || t == RONDO_I32) &&
+                    op != (int)k % 5) {
                     continue;
                 }
                 if (sizes[k] > 100000 && t != RONDO_F32 && t != RONDO_I8) {

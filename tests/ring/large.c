@@ -10,10 +10,11 @@
 
 static int body(rondo_comm *c, void *arg) {
     (void)arg;
-    static const size_t marks[] = {0, 4095, (size_t)1 << 31, ((size_t)1 << 32) - 1, (size_t)1 << 32, BYTES - 1};
+    static const size_t marks[] = {
+        0, 4095, (size_t)1 << 31, ((size_t)1 << 32) - 1, (size_t)1 << 32, BYTES - 1};
     int me = rondo_comm_rank(c);
-    unsigned char *p = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                            -1, 0);
+    unsigned char *p = mmap(NULL, BYTES, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
         return 77;
     }

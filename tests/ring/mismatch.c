@@ -13,10 +13,14 @@
 #endif
 
 enum kind { COUNT, TYPE, OP, ROOT, KIND, ZERO, BOTH_WAIT, SEND_RECV, KINDS };
-static const char *const names[KINDS] = {"count 1 against 1 Mi",   "type",
-                                         "op",                     "root",
-                                         "kind",                   "count 0 against 5",
-                                         "each waits for another", "send against recv"};
+static const char *const names[KINDS] = {"count 1 against 1 Mi",
+                                         "type",
+                                         "op",
+                                         "root",
+                                         "kind",
+                                         "count 0 against 5",
+                                         "each waits for another",
+                                         "send against recv"};
 
 static double seconds(void) {
     struct timespec t;
@@ -28,14 +32,21 @@ static rondo_status call(rondo_comm *c, enum kind k, int odd, float *a, float *b
     int me = rondo_comm_rank(c);
     const size_t large = 1 << 20;
     switch (k) {
-    case COUNT: return rondo_all_reduce(a, b, odd ? 1 : large, RONDO_F32, RONDO_SUM, c);
-    case TYPE: return rondo_all_reduce(a, b, 100, odd ? RONDO_I32 : RONDO_F32, RONDO_SUM, c);
-    case OP: return rondo_all_reduce(a, b, large, RONDO_F32, odd ? RONDO_MAX : RONDO_SUM, c);
-    case ROOT: return rondo_broadcast(a, b, 100, RONDO_F32, odd ? me : 0, c);
+    case COUNT:
+        return rondo_all_reduce(a, b, odd ? 1 : large, RONDO_F32, RONDO_SUM, c);
+    case TYPE:
+        return rondo_all_reduce(a, b, 100, odd ? RONDO_I32 : RONDO_F32, RONDO_SUM, c);
+    case OP:
+        return rondo_all_reduce(a, b, large, RONDO_F32, odd ? RONDO_MAX : RONDO_SUM, c);
+    case ROOT:
+        return rondo_broadcast(a, b, 100, RONDO_F32, odd ? me : 0, c);
     case KIND:
-        return odd ? rondo_all_gather(a, b, 10, RONDO_F32, c) : rondo_reduce(a, b, 10, RONDO_F32, RONDO_SUM, 0, c);
-    case ZERO: return rondo_all_reduce(a, b, odd ? 0 : 5, RONDO_F32, RONDO_SUM, c);
-    case BOTH_WAIT: return rondo_broadcast(a, b, 10, RONDO_F32, odd ? 0 : rondo_comm_size(c) - 1, c);
+        return odd ? rondo_all_gather(a, b, 10, RONDO_F32, c)
+                   : rondo_reduce(a, b, 10, RONDO_F32, RONDO_SUM, 0, c);
+    case ZERO:
+        return rondo_all_reduce(a, b, odd ? 0 : 5, RONDO_F32, RONDO_SUM, c);
+    case BOTH_WAIT:
+        return rondo_broadcast(a, b, 10, RONDO_F32, odd ? 0 : rondo_comm_size(c) - 1, c);
     default:
         if (me == 0) {
             return rondo_send(a, odd ? 5 : 6, RONDO_F32, 1, c);
@@ -44,9 +55,7 @@ static rondo_status call(rondo_comm *c, enum kind k, int odd, float *a, float *b
     }
 }
 
-static int odd_rank(enum kind k, int n) {
-    return k == BOTH_WAIT || k == SEND_RECV ? 0 : n / 2;
-}
+static int odd_rank(enum kind k, int n) { return k == BOTH_WAIT || k == SEND_RECV ? 0 : n / 2; }
 
 static int body(rondo_comm *c, void *arg) {
     enum kind k = *(enum kind *)arg;

@@ -10,13 +10,13 @@
 #include <string.h>
 
 // Fails the rank with the place and the library's last error.
-#define CHECK(cond)                                                                                    \
-    do {                                                                                               \
-        if (!(cond)) {                                                                                 \
-            fprintf(stderr, "%s:%d: %s is false; last error: %s\n", __FILE__, __LINE__, #cond,         \
-                    rondo_last_error());                                                               \
-            return 1;                                                                                  \
-        }                                                                                              \
+#define CHECK(cond)                                                                            \
+    do {                                                                                       \
+        if (!(cond)) {                                                                         \
+            fprintf(stderr, "%s:%d: %s is false; last error: %s\n", __FILE__, __LINE__, #cond, \
+                    rondo_last_error());                                                       \
+            return 1;                                                                          \
+        }                                                                                      \
     } while (0)
 #define OK(call) CHECK((call) == RONDO_OK)
 
@@ -39,7 +39,8 @@ static int rt_rank(int rank, int world, void *arg) {
 }
 
 // Runs fn on `ranks` processes with these options; 0 when all ranks return 0.
-static inline int rt_run(int ranks, const char *options, int (*fn)(rondo_comm *comm, void *arg), void *arg) {
+static inline int rt_run(int ranks, const char *options, int (*fn)(rondo_comm *comm, void *arg),
+                         void *arg) {
     struct rt_body b = {options, fn, arg};
     if (rondo_spawn(rt_rank, ranks, &b) != RONDO_OK) {
         fprintf(stderr, "%d ranks, options \"%s\": %s\n", ranks, options, rondo_last_error());

@@ -97,7 +97,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: strict RANKS\n");
         return 2;
     }
-    struct shared *m = mmap(NULL, sizeof *m, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct shared *m =
+        mmap(NULL, sizeof *m, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     static const struct {
         const char *what, *options;
         int (*fn)(rondo_comm *c, void *arg);
@@ -120,7 +121,8 @@ int main(int argc, char **argv) {
             rc = 1;
         }
     }
-    static const char *const defaults[] = {"transport=shm", "transport=tcp", "transport=tcp,chunk=8K",
+    static const char *const defaults[] = {"transport=shm", "transport=tcp",
+                                           "transport=tcp,chunk=8K",
                                            "transport=shm,chunk=4K,slots=3"};
     for (size_t i = 0; i < 4; i++) {
         if (rt_run(n, defaults[i], whole, &m->hash[i]) || m->hash[i] != m->hash[0]) {

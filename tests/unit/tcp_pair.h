@@ -167,17 +167,17 @@ static inline void pair_describe(const struct pair *p, char *text, size_t cap) {
     }
 }
 
-#define pair_drive_until(p, condition)                                            \
-    do {                                                                          \
-        uint64_t pair_end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;            \
-        while (!(condition)) {                                                    \
-            pair_turn(p);                                                         \
-            if (pair_now() > pair_end) {                                          \
-                char pair_text[512] = "";                                         \
-                pair_describe(p, pair_text, sizeof pair_text);                                     \
-                fail_msg("%s did not happen: %s", #condition, pair_text);         \
-            }                                                                     \
-        }                                                                         \
+#define pair_drive_until(p, condition)                                    \
+    do {                                                                  \
+        uint64_t pair_end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;    \
+        while (!(condition)) {                                            \
+            pair_turn(p);                                                 \
+            if (pair_now() > pair_end) {                                  \
+                char pair_text[512] = "";                                 \
+                pair_describe(p, pair_text, sizeof pair_text);            \
+                fail_msg("%s did not happen: %s", #condition, pair_text); \
+            }                                                             \
+        }                                                                 \
     } while (0)
 
 static inline struct rdi_link *pair_begin_link(struct pair *p, uint64_t comm) {

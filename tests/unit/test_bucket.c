@@ -25,12 +25,12 @@ static void fills_in_reverse(void **state) {
     (void)state;
     struct rdi_param p[6];
     for (size_t i = 0; i < 6; i++) {
-        p[i] = param(256, RONDO_F32);       // 1 KiB each
+        p[i] = param(256, RONDO_F32); // 1 KiB each
     }
     struct rdi_bucket *b;
     size_t n;
     assign(p, 6, 1024, 2048, &b, &n);
-    assert_int_equal(n, 4);                 // 1 + 2 + 2 + 1
+    assert_int_equal(n, 4); // 1 + 2 + 2 + 1
     assert_int_equal(p[5].bucket, 0);
     assert_int_equal(p[4].bucket, 1);
     assert_int_equal(p[3].bucket, 1);
@@ -66,7 +66,7 @@ static void types_do_not_mix(void **state) {
     assert_int_equal(n, 2);
     assert_int_equal(p[3].bucket, p[1].bucket);
     assert_int_equal(p[2].bucket, p[0].bucket);
-    assert_int_equal(p[1].bucket, 0);       // complete when parameter 1 is, before parameter 0
+    assert_int_equal(p[1].bucket, 0); // complete when parameter 1 is, before parameter 0
     assert_int_equal(b[0].type, RONDO_F32);
     assert_int_equal(b[1].type, RONDO_BF16);
     free(b);
@@ -104,7 +104,11 @@ static void sampler_covers_each_once(void **state) {
             unsigned char *seen = calloc(sizes[z], 1);
             uint64_t total = 0, twice = 0;
             for (int r = 0; r < world; r++) {
-                rondo_sampler s = {.samples = sizes[z], .seed = 7, .epoch = 3, .rank = r, .world = world,
+                rondo_sampler s = {.samples = sizes[z],
+                                   .seed = 7,
+                                   .epoch = 3,
+                                   .rank = r,
+                                   .world = world,
                                    .shuffle = 1};
                 for (uint64_t i = 0; i < rondo_sampler_count(&s); i++) {
                     uint64_t x;
@@ -114,7 +118,7 @@ static void sampler_covers_each_once(void **state) {
                     total++;
                 }
             }
-            assert_int_equal(total - twice, sizes[z]);      // padded: all are there
+            assert_int_equal(total - twice, sizes[z]); // padded: all are there
             assert_true(twice < (uint64_t)world);
             free(seen);
         }
@@ -156,9 +160,9 @@ static void sampler_drops_and_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fills_in_reverse),         cmocka_unit_test(large_gets_its_own),
-        cmocka_unit_test(types_do_not_mix),         cmocka_unit_test(views_do_not_overlap),
-        cmocka_unit_test(sampler_covers_each_once), cmocka_unit_test(sampler_shuffles),
+        cmocka_unit_test(fills_in_reverse),          cmocka_unit_test(large_gets_its_own),
+        cmocka_unit_test(types_do_not_mix),          cmocka_unit_test(views_do_not_overlap),
+        cmocka_unit_test(sampler_covers_each_once),  cmocka_unit_test(sampler_shuffles),
         cmocka_unit_test(sampler_drops_and_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

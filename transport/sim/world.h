@@ -112,7 +112,7 @@ struct sim_wire {
     struct rdi_link_id id;
     uint32_t gen; // grows with each loss of the path
     bool answered, down;
-    bool by_reference; // the receiver reads large payload at the sender's
+    bool by_reference;       // the receiver reads large payload at the sender's
     uint32_t slots, max_msg; // agreed
     uint64_t latency_ns, down_until, connect_until;
     struct sim_queue under_way;
