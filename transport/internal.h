@@ -351,12 +351,10 @@ void rdi_mem_unhold(const void *ptr, size_t len);
 
 // Environment that rondo-run (and rondo_spawn) gives to its children, besides torchrun's names RANK,
 // LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, GROUP_RANK, MASTER_ADDR, MASTER_PORT:
-#define RDI_ENV_KEY_FD                                                            \
-    "RONDO_KEY_FD" // number of an inherited descriptor from which the key can be \
-                   //   read by pread() from offset 0 (a sealed memfd)
-#define RDI_ENV_STORE                                                       \
-    "RONDO_STORE" // "launcher": the launcher serves the store at MASTER_*; \
-                  //   unset: rank 0 does
+// - the number of an inherited descriptor from which the key can be read by pread() at offset 0 (a sealed memfd);
+#define RDI_ENV_KEY_FD "RONDO_KEY_FD"
+// - "launcher": the launcher serves the store at MASTER_*; unset: rank 0 does.
+#define RDI_ENV_STORE "RONDO_STORE"
 
 // A TCP key-value server on a thread of its own. `addr` NULL = all addresses of both families. `port` 0 = any.
 struct rdi_store_server;
