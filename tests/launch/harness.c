@@ -112,8 +112,11 @@ void launch_on_terminal(struct launched *l, const char *const *words) {
 // ---- Reading ------------------------------------------------------------------------------------
 
 static void append(struct launched *l, int which, const char *bytes, size_t n) {
-    l->text[which] = realloc(l->text[which], l->len[which] + n + 1);
-    assert_non_null(l->text[which]);
+    if (l->len[which] + n + 1 > l->cap[which]) {
+        l->cap[which] = 2 * (l->len[which] + n + 1);
+        l->text[which] = realloc(l->text[which], l->cap[which]);
+        assert_non_null(l->text[which]);
+    }
     memcpy(l->text[which] + l->len[which], bytes, n);
     l->len[which] += n;
     l->text[which][l->len[which]] = '\0';

@@ -21,7 +21,7 @@ struct launched {
     int in, out, err; // our ends of its pipes; in -1 = /dev/null, err -1 = as out
     char token[40];   // in the environment of all that it starts
     char *text[2];    // output and errors so far, NUL-terminated
-    size_t len[2];
+    size_t len[2], cap[2];
     double seconds; // from start to end
     double begun;
     int status; // exit code, or 128 + signal

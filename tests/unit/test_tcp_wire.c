@@ -27,6 +27,8 @@ static const struct rdi_tcp_frame ack = {.type = RDI_TCP_ACK, .epoch = 3, .seq =
 static const struct rdi_tcp_frame ctrl = {
     .type = RDI_TCP_CTRL, .epoch = 3, .len = RDI_CTRL_MAX, .aux = 0xdeadbeef};
 static const struct rdi_tcp_frame bye = {.type = RDI_TCP_BYE, .epoch = 3, .seq = 99};
+// The receiver's good-bye is its last acknowledgement, too.
+static const struct rdi_tcp_frame last = {.type = RDI_TCP_BYE, .epoch = 3, .seq = 20, .tag = 20};
 
 static const char *read_back(struct rdi_tcp_frame f, const struct rdi_tcp_expect *expect) {
     uint8_t bytes[RDI_TCP_HEADER];
@@ -52,7 +54,7 @@ static void test_frames_survive(void **state) {
     assert_null(read_back(bye, &from_sender));
     assert_null(read_back(ack, &from_receiver));
     assert_null(read_back(ctrl, &from_receiver));
-    assert_null(read_back(bye, &from_receiver));
+    assert_null(read_back(last, &from_receiver));
 }
 
 static void test_frame_layout(void **state) {
@@ -101,6 +103,10 @@ static void test_frames_out_of_bounds(void **state) {
     REJECTED(ctrl, from_sender, f.seq = 1);
     REJECTED(bye, from_sender, f.len = 1);
     REJECTED(bye, from_sender, f.epoch = 2);
+    REJECTED(bye, from_sender, f.tag = 1);
+    REJECTED(last, from_receiver, f.seq = 21);
+    REJECTED(last, from_receiver, f.tag = 21);
+    REJECTED(last, from_receiver, f.aux = 1);
     for (unsigned type = 0; type < 256; type++) {
         if (type < RDI_TCP_DATA || type > RDI_TCP_BYE) {
             REJECTED(bye, from_sender, f.type = (enum rdi_tcp_frame_type)type);

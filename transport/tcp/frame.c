@@ -78,9 +78,10 @@ const char *rdi_tcp_frame_read(struct rdi_tcp_frame *f, const uint8_t in[RDI_TCP
                    ? "a control message with unknown fields or too long"
                    : NULL;
     case RDI_TCP_BYE:
-        return f->flags != 0 || f->len != 0 || f->aux != 0 || f->tag != 0
-                   ? "a good-bye with unknown fields"
-                   : NULL;
+        if (f->flags != 0 || f->len != 0 || f->aux != 0 || (expect->from_sender && f->tag != 0)) {
+            return "a good-bye with unknown fields";
+        }
+        return expect->from_sender ? NULL : check_ack(f, expect);
     }
     return "a frame of unknown type";
 }

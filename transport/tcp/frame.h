@@ -8,7 +8,9 @@
 //   DATA   sender    message        of the payload   0          the engine's
 //   ACK    receiver  arrived        0                0          released
 //   CTRL   both      0              of the payload   its type   0
-//   BYE    both      posted or 0    0                0          0
+//   BYE    sender    posted         0                0          0
+//   BYE    receiver  arrived        0                0          released: the last ACK, which may
+//                                                               travel on another path and come later
 //
 // Numbers are little-endian. The functions here are pure: bytes in, struct out, nothing believed.
 #ifndef RDI_TRANSPORT_TCP_FRAME_H

@@ -138,6 +138,9 @@ static bool take_frame(struct rdi_tcp_path *p) {
         break;
     }
     case RDI_TCP_BYE:
+        if (l->base.sender) {
+            take_ack(l, &f);
+        }
         l->bye = true;
         l->bye_at = f.seq;
         check_bye(l);
