@@ -284,11 +284,10 @@ static bool finish_output(struct rdi_tcp_path *p) {
             t->next += l->npaths;
         }
     }
-    struct rdi_tcp_frame bye = {
-        .type = RDI_TCP_BYE,
-        .epoch = l->base.epoch,
-        .seq = l->base.sender ? l->base.posted : l->base.arrived,
-        .tag = l->base.sender ? 0 : l->base.released};
+    struct rdi_tcp_frame bye = {.type = RDI_TCP_BYE,
+                                .epoch = l->base.epoch,
+                                .seq = l->base.sender ? l->base.posted : l->base.arrived,
+                                .tag = l->base.sender ? 0 : l->base.released};
     return rdi_tcp_tx_frame(p, &bye, NULL);
 }
 
