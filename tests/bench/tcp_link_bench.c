@@ -122,15 +122,18 @@ static void net_latency(struct rank *r) {
     uint64_t next = r->in->arrived;
     for (int i = 0; i < PINGS; i++) {
         if (r->rank == 0) {
-            put(r, b, 8, 0, 0);
+            put(r, b, 8, 0, i + 1 == PINGS ? RDI_PUT_ACK : 0);
         }
         while (r->in->arrived == next) {
             turn(r);
         }
         if (r->rank == 1) {
-            put(r, b, 8, 0, 0);
+            put(r, b, 8, 0, i + 1 == PINGS ? RDI_PUT_ACK : 0);
         }
         r->in->ops->release(r->in, ++next);
+    }
+    while (r->out->sent < r->out->posted) {
+        turn(r);
     }
 }
 

@@ -28,7 +28,8 @@ static void test_lines_are_whole(void **state) {
     int next[RANKS] = {0};
     RUN(&l, 0, "-n", "8", RANK, "lines=4000");
     for (const char *at = l.text[0]; *at != '\0';) {
-        const char *end = strchr(at, '\n');
+        // Not strchr(): with it a sanitizer measures all of the text for each line.
+        const char *end = memchr(at, '\n', l.len[0] - (size_t)(at - l.text[0]));
         assert_non_null(end);
         size_t len = (size_t)(end - at);
         int rank = at[1] - '0';
