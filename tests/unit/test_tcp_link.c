@@ -286,17 +286,18 @@ static void test_credit_is_prompt(void **state) {
     pair_close(&p);
 }
 
-// A receiver that has taken everything and then makes no progress for long: the sender of a message that it
-// cannot have copied hears of it nevertheless.
-static void test_acknowledged_when_drained(void **state) {
+// A receiver that has taken everything and then makes no progress for long: the sender that waits for the
+// last message hears of it nevertheless.
+static void test_acknowledged_at_release(void **state) {
     (void)state;
     struct pair p;
     pair_open(&p, LO, LO);
     pair_connect(&p);
     struct rdi_link *in = p.side[1].accepted;
     static uint8_t bytes[100000];
-    for (int i = 0; i < 3; i++) { // the last one is small
-        struct rdi_put put = {.data = bytes, .len = i < 2 ? sizeof bytes : 10};
+    for (int i = 0; i < 3; i++) {
+        struct rdi_put put = {
+            .data = bytes, .len = sizeof bytes, .flags = i == 2 ? RDI_PUT_ACK : 0};
         assert_int_equal(p.link->ops->put(p.link, &put), RONDO_OK);
     }
     uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
@@ -700,7 +701,7 @@ int main(void) {
         cmocka_unit_test(test_many_small),
         cmocka_unit_test(test_credit),
         cmocka_unit_test(test_credit_is_prompt),
-        cmocka_unit_test(test_acknowledged_when_drained),
+        cmocka_unit_test(test_acknowledged_at_release),
         cmocka_unit_test(test_lazy_acknowledgement),
         cmocka_unit_test(test_landing),
         cmocka_unit_test(test_ctrl),

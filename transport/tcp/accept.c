@@ -244,7 +244,7 @@ static void begin_epoch(struct rdi_tcp_link *l, const struct rdi_tcp_hello *h) {
     l->attempt = h->attempt;
     l->npaths = h->paths;
     l->bye = false;
-    l->ack_now = l->ack_drained = false;
+    l->ack_now = false;
     uint64_t patience = n->grace_ms * RDI_MS;
     l->deadline = rdi_tcp_now(n) + (patience < 1000 * RDI_MS ? 1000 * RDI_MS : patience);
     rdi_tcp_link_state(l, RDI_LINK_CONNECTING);

@@ -17,7 +17,7 @@
 #define DEFAULT_CHUNK (256u << 10)
 #define LATENCY_NS 15000
 #define BYTES_PER_S UINT64_C(2000000000)
-#define ROUND 16 // calls of progress(busy) with hot paths between two looks at epoll
+#define ROUND 64 // calls of progress(busy) with hot paths between two looks at epoll: some 20 us
 #define EVENTS 64
 #define COLD 4096 // reads of a hot path in a row that find nothing before it is hot no more
 #define NETIFS 64

@@ -10,8 +10,7 @@
 
 #define READ_AHEAD \
     ((4u << 10) + RDI_TCP_HEADER) // bytes read behind a message: more would be copied in vain
-#define SOURCE_KEPT 2048    // messages up to this size have been copied by the sender, as a rule
-#define BUDGET (512u << 10) // bytes before others get their turn
+#define BUDGET (512u << 10)       // bytes before others get their turn
 
 // ---- Frames --------------------------------------------------------------------------------------
 
@@ -47,7 +46,6 @@ static void message_complete(struct rdi_tcp_path *p) {
     l->base.net->bytes_received += f->len;
     l->ack_now = l->ack_now || f->flags & RDI_TCP_WANTS_ACK ||
                  l->base.arrived - l->told_arrived >= l->base.slots / 2;
-    l->ack_drained = l->ack_drained || f->len > SOURCE_KEPT;
     rdi_tcp_link_dirty(l);
     check_bye(l);
 }
@@ -248,19 +246,6 @@ void rdi_tcp_op_peek(struct rdi_link *link, uint64_t seq, struct rdi_msg *out) {
         .data = m->data, .len = m->len, .tag = m->tag, .sig = m->has_sig ? m->sig : NULL};
 }
 
-// Whether the stream of messages pauses: nothing is left to release, and nothing is half here.
-static bool drained(const struct rdi_tcp_link *l) {
-    if (l->base.released < l->base.arrived) {
-        return false;
-    }
-    for (unsigned i = 0; i < l->npaths; i++) {
-        if (l->paths[i]->rx.left > 0 || l->paths[i]->rx.fill > 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
 void rdi_tcp_op_release(struct rdi_link *link, uint64_t upto) {
     struct rdi_tcp_link *l = (struct rdi_tcp_link *)link;
     for (uint64_t seq = link->released; seq < upto; seq++) {
@@ -270,10 +255,7 @@ void rdi_tcp_op_release(struct rdi_link *link, uint64_t upto) {
     if (link->state != RDI_LINK_UP) {
         return;
     }
-    // The caller may now go and compute for long without a call of progress(); the sender shall not have to
-    // wait for that long until its source is free.
-    if (l->ack_now || upto - l->told_released >= link->slots / 2 ||
-        (l->ack_drained && drained(l))) {
+    if (l->ack_now || upto - l->told_released >= link->slots / 2) {
         rdi_tcp_tx_ack(l);
     }
     rdi_tcp_link_dirty(l);

@@ -143,10 +143,9 @@ struct rdi_tcp_link {
 
     // Receiver.
     struct rdi_tcp_in *in;
-    uint8_t *memory;  // slots * max_msg bytes, mapped
-    bool accepted;    // the engine owns it
-    bool ack_now;     // acknowledge at release() or the next progress()
-    bool ack_drained; // acknowledge at release() when no further message is under way
+    uint8_t *memory; // slots * max_msg bytes, mapped
+    bool accepted;   // the engine owns it
+    bool ack_now;    // acknowledge at release() or the next progress()
     uint64_t told_arrived, told_released;
     struct rdi_tcp_path *probe; // while LOST: asks whether the sender's process lives
     struct sockaddr_storage probe_to, probe_from;

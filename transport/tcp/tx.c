@@ -258,7 +258,7 @@ int rdi_tcp_tx_ack(struct rdi_tcp_link *l) {
         rdi_tcp_tx_frame(p, &f, NULL);
         l->told_arrived = l->base.arrived;
         l->told_released = l->base.released;
-        l->ack_now = l->ack_drained = false;
+        l->ack_now = false;
     }
     return rdi_tcp_tx(p);
 }
