@@ -29,6 +29,9 @@ static unsigned choose_nets(const struct rdi_options *o, const struct rdi_net_op
     if (strcmp(t, "auto") == 0 || strcmp(t, "shm") == 0) {
         ops[n++] = &rdi_shm_ops;
     }
+    if (strcmp(t, "auto") == 0 || strcmp(t, "verbs") == 0) {
+        ops[n++] = &rdi_verbs_ops;
+    }
     if (strcmp(t, "auto") == 0 || strcmp(t, "tcp") == 0) {
         ops[n++] = &rdi_tcp_ops;
     }

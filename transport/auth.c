@@ -43,8 +43,8 @@ static const uint8_t magic[4] = {'R', 'N', 'D', 'O'};
 
 static const char *kind_name(unsigned kind) {
     static const char *const names[] = {"an unknown service", "the store", "tcp data",
-                                        "shm control"};
-    return names[kind < 4 ? kind : 0];
+                                        "shm control", "rondo-doctor"};
+    return names[kind < 5 ? kind : 0];
 }
 
 static void fail_with(struct rdi_hs *hs, rondo_status error, const char *fmt, ...)

@@ -60,7 +60,7 @@ static inline uint64_t rdi_now(const struct rdi_env *env) { return env->now(env-
 // ---- Options -------------------------------------------------------------------------------------
 
 enum rdi_opt {
-    RDI_OPT_TRANSPORT,        // enum auto shm tcp
+    RDI_OPT_TRANSPORT,        // enum auto shm tcp verbs
     RDI_OPT_INTERFACE,        // string: names or subnets joined by '+', "" = choose
     RDI_OPT_FAMILY,           // enum auto ipv4 ipv6
     RDI_OPT_TCP_SOCKETS,      // int, sockets per link and rail
@@ -77,6 +77,19 @@ enum rdi_opt {
     RDI_OPT_ZERO_COPY,        // bool, shm peers read rondo_mem_alloc() memory in place
     RDI_OPT_AUTH,             // enum key none
     RDI_OPT_KEY_FILE,         // string
+    RDI_OPT_DEVICE,           // string: device[:port] joined by '+', "" = choose
+    RDI_OPT_VERBS_MODE,       // enum auto imm split send
+    RDI_OPT_VERBS_QPS,        // int, queue pairs per link and rail
+    RDI_OPT_VERBS_STRIPE,     // size, a message is cut into stripes of at least so many bytes
+    RDI_OPT_VERBS_MTU,        // int, bytes; "auto"
+    RDI_OPT_VERBS_GID,        // int, index; "auto"
+    RDI_OPT_VERBS_PKEY,       // int, index
+    RDI_OPT_VERBS_SL,         // int
+    RDI_OPT_VERBS_TC,         // int
+    RDI_OPT_VERBS_TIMEOUT,    // ms, of one acknowledgement
+    RDI_OPT_VERBS_RETRIES,    // int
+    RDI_OPT_VERBS_INLINE,     // size
+    RDI_OPT_VERBS_RELAXED,    // enum auto yes no
     RDI_OPT_DDP_FIRST_BUCKET, // size
     RDI_OPT_DDP_BUCKET,       // size
     RDI_OPT_COUNT
@@ -124,7 +137,7 @@ struct rdi_job {
 
 #define RDI_HS_PAYLOAD 512
 #define RDI_HS_BUFFER 1024
-enum rdi_hs_kind { RDI_HS_STORE = 1, RDI_HS_TCP = 2, RDI_HS_SHM = 3 };
+enum rdi_hs_kind { RDI_HS_STORE = 1, RDI_HS_TCP = 2, RDI_HS_SHM = 3, RDI_HS_DOCTOR = 4 };
 enum rdi_hs_state { RDI_HS_RUNNING, RDI_HS_NEED_REPLY, RDI_HS_DONE, RDI_HS_FAILED };
 struct rdi_hs {
     enum rdi_hs_state state;
@@ -157,7 +170,7 @@ void rdi_hs_sent(struct rdi_hs *hs, size_t n);
 
 #define RDI_SIG_BYTES 64
 #define RDI_CTRL_MAX 896 // bytes of one control message
-#define RDI_BLOB_MAX 512 // bytes of a net's address
+#define RDI_BLOB_MAX 768 // bytes of a net's address
 
 struct rdi_link_id {
     uint64_t comm;     // communicator's id
@@ -190,7 +203,7 @@ struct rdi_link {
     uint64_t credit, posted, sent; // sender's side
     uint64_t arrived, released;    // receiver's side
     rondo_status status;           // when FAILED
-    char why[256];                 // when LOST or FAILED: both endpoints, cause, remedy
+    char why[512];                 // when LOST or FAILED: both endpoints, cause, remedy
 };
 
 enum {
@@ -333,6 +346,7 @@ struct rdi_net_ops {
 
 extern const struct rdi_net_ops rdi_tcp_ops;
 extern const struct rdi_net_ops rdi_shm_ops;
+extern const struct rdi_net_ops rdi_verbs_ops;
 extern const struct rdi_net_ops rdi_sim_ops;
 
 // ---- Memory --------------------------------------------------------------------------------------

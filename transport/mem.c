@@ -26,7 +26,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct rdi_intervals blocks;        // from rondo_mem_alloc(); disjoint
 static struct rdi_intervals registrations; // from rondo_mem_register(); may overlap
 static struct rdi_intervals holds;         // ranges that operations use now
-static uint64_t last_id;
+static uint64_t last_id;                   // of both
 static _Atomic uint64_t frees;
 
 // A child that is forked while another thread holds the mutex would find it locked for ever.
@@ -184,14 +184,36 @@ bool rdi_mem_find(const void *ptr, size_t len, int *fd, uint64_t *id, uint64_t *
 
 uint64_t rdi_mem_frees(void) { return atomic_load_explicit(&frees, memory_order_acquire); }
 
-bool rdi_mem_alive(uint64_t id) {
-    bool alive = false;
-    lock();
-    for (size_t i = 0; i < blocks.n && !alive; i++) {
-        alive = blocks.at[i].id == id;
+static bool has_id(const struct rdi_intervals *t, uint64_t id) {
+    for (size_t i = 0; i < t->n; i++) {
+        if (t->at[i].id == id) {
+            return true;
+        }
     }
+    return false;
+}
+
+bool rdi_mem_alive(uint64_t id) {
+    lock();
+    bool alive = has_id(&blocks, id) || has_id(&registrations, id);
     unlock();
     return alive;
+}
+
+bool rdi_mem_region(const void *ptr, size_t len, void **start, size_t *bytes, uint64_t *id) {
+    lock();
+    const struct rdi_interval *e = rdi_intervals_around(&blocks, (uintptr_t)ptr, len);
+    if (e == NULL) {
+        e = rdi_intervals_around(&registrations, (uintptr_t)ptr, len);
+    }
+    if (e != NULL) {
+        // Derived from ptr, since a pointer made of a number hides what it points into.
+        *start = (char *)(uintptr_t)ptr - ((uintptr_t)ptr - e->start);
+        *bytes = e->bytes;
+        *id = e->id;
+    }
+    unlock();
+    return e != NULL;
 }
 
 // ---- Registrations -------------------------------------------------------------------------------
@@ -205,10 +227,13 @@ rondo_status rondo_mem_register(void *ptr, size_t bytes) {
                         ptr, bytes);
     }
     lock();
-    bool added = rdi_intervals_add(&registrations, (uintptr_t)ptr, bytes) != NULL;
+    struct rdi_interval *e = rdi_intervals_add(&registrations, (uintptr_t)ptr, bytes);
+    if (e != NULL && e->count == 1) {
+        e->id = ++last_id;
+    }
     unlock();
-    return added ? RONDO_OK
-                 : rdi_fail_resource(ENOMEM, "remember a registration of %zu bytes", bytes);
+    return e != NULL ? RONDO_OK
+                     : rdi_fail_resource(ENOMEM, "remember a registration of %zu bytes", bytes);
 }
 
 // Of several ranges that start at one address the shortest goes first: what is left then still covers all
@@ -232,7 +257,9 @@ rondo_status rondo_mem_unregister(void *ptr) {
                          "first",
                          ptr);
         } else {
+            uint64_t last = e->count == 1 ? 1 : 0;
             rdi_intervals_drop(&registrations, e);
+            atomic_fetch_add_explicit(&frees, last, memory_order_release);
         }
     }
     unlock();

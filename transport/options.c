@@ -14,8 +14,9 @@
 // In the order of enum rdi_opt.
 static const rondo_option_info table[RDI_OPT_COUNT] = {
     [RDI_OPT_TRANSPORT] =
-        {"transport", "enum", "auto", "auto|shm|tcp",
-         "wire between ranks; auto: shared memory within a host, TCP between hosts"},
+        {"transport", "enum", "auto", "auto|shm|tcp|verbs",
+         "wire between ranks; auto: shared memory within a host, between hosts RDMA (verbs)"
+         " where both have it, else TCP"},
     [RDI_OPT_INTERFACE] =
         {"interface", "string", "", "names or subnets joined by '+'",
          "network interfaces to use, such as eth0 or 10.0.0.0/8+fd00::/8; empty: all"
@@ -55,6 +56,41 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
                       "none: connections prove no key, so anybody who reaches a port can join"},
     [RDI_OPT_KEY_FILE] = {"key_file", "string", "", "path of a file readable by its owner only",
                           "file with the job's key; empty: other sources, see rondo(7)"},
+    [RDI_OPT_DEVICE] = {"device", "string", "",
+                        "names of RDMA devices, name or name:port, joined by '+'",
+                        "RDMA ports to use, such as mlx5_0+mlx5_1:2; empty: all that are active"},
+    [RDI_OPT_VERBS_MODE] =
+        {"verbs_mode", "enum", "auto", "auto|imm|split|send",
+         "how a message travels: one write with immediate, a write and an empty write with"
+         " immediate (for fabrics with adaptive routing), or a send; auto: imm where both"
+         " devices have immediates, else send"},
+    [RDI_OPT_VERBS_QPS] = {"verbs_qps", "int", "1", "1..8", "queue pairs per link and RDMA port"},
+    [RDI_OPT_VERBS_STRIPE] = {"verbs_stripe", "size", "128K", "4K..4M step 64",
+                              "messages are cut over queue pairs and ports into stripes of at"
+                              " least this size"},
+    [RDI_OPT_VERBS_MTU] = {"verbs_mtu", "int", "auto", "auto|256|512|1024|2048|4096",
+                           "path MTU in bytes; auto: the smaller of both ports' active MTUs"},
+    [RDI_OPT_VERBS_GID] =
+        {"verbs_gid", "int", "auto", "auto|0..1023",
+         "index in the port's GID table; auto: by RoCE version, family and subnet of both ends"},
+    [RDI_OPT_VERBS_PKEY] = {"verbs_pkey", "int", "0", "0..127",
+                            "index in the port's table of partition keys"},
+    [RDI_OPT_VERBS_SL] = {"verbs_sl", "int", "0", "0..15", "InfiniBand service level"},
+    [RDI_OPT_VERBS_TC] = {"verbs_tc", "int", "0", "0..255",
+                          "traffic class; on RoCE its upper six bits are the DSCP"},
+    [RDI_OPT_VERBS_TIMEOUT] =
+        {"verbs_timeout", "ms", "70ms", "1ms..30s",
+         "how long the device waits for an acknowledgement before it sends again (rounded up"
+         " to 4.096 us * 2^t)"},
+    [RDI_OPT_VERBS_RETRIES] = {"verbs_retries", "int", "6", "0..7",
+                               "how often the device sends again before the path counts as lost;"
+                               " some devices take 7 for ever"},
+    [RDI_OPT_VERBS_INLINE] = {"verbs_inline", "size", "220", "0..1K",
+                              "messages up to this size, header included, are copied into the"
+                              " work request; less where the device offers less"},
+    [RDI_OPT_VERBS_RELAXED] = {"verbs_relaxed", "enum", "auto", "auto|yes|no",
+                               "relaxed ordering of PCIe writes into slots; auto: where the"
+                               " library offers it"},
     [RDI_OPT_DDP_FIRST_BUCKET] = {"ddp_first_bucket", "size", "1M", "4K..4G",
                                   "size of the gradient bucket that is ready first"},
     [RDI_OPT_DDP_BUCKET] = {"ddp_bucket", "size", "25M", "4K..4G",

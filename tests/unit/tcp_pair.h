@@ -160,10 +160,10 @@ static inline void pair_turn(struct pair *p) {
 
 static inline void pair_describe(const struct pair *p, char *text, size_t cap) {
     if (p->link != NULL) {
-        rdi_tcp_ops.describe(p->link, text, cap);
+        p->link->ops->describe(p->link, text, cap);
     }
     if (p->side[1].accepted != NULL) {
-        rdi_tcp_ops.describe(p->side[1].accepted, text, cap);
+        p->side[1].accepted->ops->describe(p->side[1].accepted, text, cap);
     }
 }
 

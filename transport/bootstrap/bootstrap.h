@@ -26,6 +26,10 @@ struct rdi_launch {
 // Pure: looks only at its arguments and at what `get` (getenv(3) or a test's own) gives.
 rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi_launch *out);
 
+// Launcher number i of the order in which they are looked for, and the variable by which it is known;
+// false after the last.
+bool rdi_launcher_order(size_t i, const char **name, const char **variable);
+
 // The first host of a Slurm node list ("node[07-12,20],login1" gives "node07"). False: malformed.
 bool rdi_first_host(const char *list, char *out, size_t cap);
 
@@ -41,6 +45,12 @@ void rdi_host_find(struct rdi_job *job);
 rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_options *options,
                               const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
                               char source[RDI_KEY_SOURCE]);
+// The same, but makes no key file where there is none: that is an error then.
+rondo_status rdi_key_look_for(const rondo_config *config, const struct rdi_options *options,
+                              const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
+                              char source[RDI_KEY_SOURCE]);
+// Source number i of the order in which they are tried; NULL after the last.
+const char *rdi_key_order(size_t i);
 
 // ---- Store --------------------------------------------------------------------------------------
 

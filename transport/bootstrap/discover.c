@@ -48,6 +48,15 @@ static const struct launcher *find_launcher(rdi_getenv get) {
     return NULL;
 }
 
+bool rdi_launcher_order(size_t i, const char **name, const char **detect) {
+    if (i >= sizeof launchers / sizeof launchers[0]) {
+        return false;
+    }
+    *name = launchers[i].name;
+    *detect = launchers[i].detect;
+    return true;
+}
+
 // A whole number of low..high; digits only.
 static bool parse_int(const char *text, int low, int high, int *out) {
     long v = 0;

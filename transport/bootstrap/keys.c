@@ -1,16 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The job's key: where it comes from, in one order, and how the key of connections is derived from
-// it.
-//
-//   1. option auth=none: no key
-//   2. a job of one rank: random, nobody else needs it
-//   3. rondo_config.key
-//   4. option key_file
-//   5. the descriptor that a launcher hands down (RONDO_KEY_FD)
-//   6. the caller's own store: rank 0 makes a random key and hands it over there (see exchange.c);
-//      who can read the store can join the job
-//   7. ~/.config/rondo/key, made at first use; on several hosts the home directory must be shared
-//   8. none, if all ranks share this host: then any local user can join
+// The job's key: where it comes from, in one order (the table below), and how the key of connections
+// is derived from it.
 //
 // A file that others may read is refused. Secrets are wiped from memory after use, and no text that
 // this file writes has a byte of one.
@@ -29,6 +19,23 @@
 
 #define SECRET_MIN 16
 #define SECRET_MAX 4096
+
+// In the words that a user reads; rdi_key_find_for() goes through them in this order.
+static const char *const order[] = {
+    "auth=none: no key",
+    "a job of one rank: a random key, which nobody else needs",
+    "rondo_config.key",
+    "the file that option key_file names",
+    "the descriptor that a launcher hands down (" RDI_ENV_KEY_FD ")",
+    // Rank 0 makes it (see exchange.c); who can read that store can join the job.
+    "a random key in the caller's own store",
+    // On several hosts the home directory must be shared.
+    "~/.config/rondo/key, made at first use",
+    // Then any local user can join.
+    "none, where all ranks share a host",
+};
+
+const char *rdi_key_order(size_t i) { return i < sizeof order / sizeof order[0] ? order[i] : NULL; }
 
 rondo_status rdi_key_set(struct rdi_job *job, const void *secret, size_t len) {
     if (secret == NULL || len < SECRET_MIN || len > SECRET_MAX) {
@@ -216,9 +223,10 @@ static int create_key_file(const char *directory, const char *path) {
     return result;
 }
 
-// RONDO_AGAIN: there is none and none can be made; `path` tells where it would be, `error` why not.
-static rondo_status set_from_home(struct rdi_job *job, rdi_getenv get, char *path, size_t cap,
-                                  int *error) {
+// RONDO_AGAIN: there is none and none can be made (or shall be, without `make`); `path` tells where it
+// would be, `error` why not.
+static rondo_status set_from_home(struct rdi_job *job, rdi_getenv get, bool make, char *path,
+                                  size_t cap, int *error) {
     char config[PATH_MAX], directory[PATH_MAX];
     const char *home = get("HOME");
     snprintf(path, cap, "~/.config/rondo/key");
@@ -233,8 +241,8 @@ static rondo_status set_from_home(struct rdi_job *job, rdi_getenv get, char *pat
     if (s != RONDO_AGAIN) {
         return s;
     }
-    if (!make_directory(config, 0700) || create_key_file(directory, path) != 0) {
-        *error = errno;
+    if (!make || !make_directory(config, 0700) || create_key_file(directory, path) != 0) {
+        *error = make ? errno : ENOENT;
         return RONDO_AGAIN;
     }
     return set_from_file(job, path);
@@ -243,10 +251,11 @@ static rondo_status set_from_home(struct rdi_job *job, rdi_getenv get, char *pat
 // ---- The order ----------------------------------------------------------------------------------
 
 static rondo_status set_from_home_or_none(const struct rdi_launch *launch, rdi_getenv get,
-                                          struct rdi_job *job, char source[RDI_KEY_SOURCE]) {
+                                          bool make, struct rdi_job *job,
+                                          char source[RDI_KEY_SOURCE]) {
     char path[PATH_MAX];
     int error;
-    rondo_status s = set_from_home(job, get, path, sizeof path, &error);
+    rondo_status s = set_from_home(job, get, make, path, sizeof path, &error);
     snprintf(source, RDI_KEY_SOURCE, "the file %.*s", RDI_KEY_SOURCE - 16, path);
     if (s != RONDO_AGAIN) {
         return s;
@@ -254,6 +263,12 @@ static rondo_status set_from_home_or_none(const struct rdi_launch *launch, rdi_g
     if (launch->single_host) {
         snprintf(source, RDI_KEY_SOURCE, "none");
         return RONDO_OK;
+    }
+    if (!make) {
+        return rdi_fail(RONDO_ERR_AUTH,
+                        "there is no key for ranks on several hosts: no key file, no launcher's"
+                        " descriptor, and %s is not there",
+                        path);
     }
     return rdi_fail_errno(
         RONDO_ERR_AUTH, error,
@@ -264,9 +279,9 @@ static rondo_status set_from_home_or_none(const struct rdi_launch *launch, rdi_g
         path);
 }
 
-rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_options *options,
-                              const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
-                              char source[RDI_KEY_SOURCE]) {
+static rondo_status find_key(const rondo_config *config, const struct rdi_options *options,
+                             const struct rdi_launch *launch, rdi_getenv get, bool make,
+                             struct rdi_job *job, char source[RDI_KEY_SOURCE]) {
     job->auth = false;
     memset(job->key, 0, sizeof job->key);
     if (sodium_init() < 0) {
@@ -300,7 +315,19 @@ rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_optio
         snprintf(source, RDI_KEY_SOURCE, "the caller's store");
         return RONDO_AGAIN;
     }
-    return set_from_home_or_none(launch, get, job, source);
+    return set_from_home_or_none(launch, get, make, job, source);
+}
+
+rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_options *options,
+                              const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
+                              char source[RDI_KEY_SOURCE]) {
+    return find_key(config, options, launch, get, true, job, source);
+}
+
+rondo_status rdi_key_look_for(const rondo_config *config, const struct rdi_options *options,
+                              const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
+                              char source[RDI_KEY_SOURCE]) {
+    return find_key(config, options, launch, get, false, job, source);
 }
 
 rondo_status rdi_key_find(const rondo_config *config, const struct rdi_options *options,
