@@ -282,7 +282,8 @@ rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out)
                           .bytes_sent_tcp = atomic_load(&comm->bytes_tcp),
                           .messages_sent = atomic_load(&comm->messages),
                           .resets = atomic_load(&comm->resets),
-                          .sleeps = rdi_driver_sleeps(comm->engine->driver)};
+                          .sleeps = rdi_driver_sleeps(comm->engine->driver),
+                          .bytes_sent_verbs = atomic_load(&comm->bytes_verbs)};
     memcpy(out, &s, out->size < sizeof s ? out->size : sizeof s);
     return RONDO_OK;
 }

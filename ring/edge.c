@@ -201,10 +201,13 @@ static rondo_status put_window(struct rdi_edge *e, uint64_t seq) {
 
 static void count_sent(struct rdi_edge *e, uint32_t len) {
     struct rondo_comm *c = e->comm;
+    const struct rdi_net_ops *ops = e->link->ops;
+    _Atomic uint64_t *wire = ops == &rdi_shm_ops     ? &c->bytes_shm
+                             : ops == &rdi_verbs_ops ? &c->bytes_verbs
+                                                     : &c->bytes_tcp;
     atomic_fetch_add_explicit(&c->bytes_sent, len, memory_order_relaxed);
     atomic_fetch_add_explicit(&c->messages, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(e->link->ops == &rdi_shm_ops ? &c->bytes_shm : &c->bytes_tcp, len,
-                              memory_order_relaxed);
+    atomic_fetch_add_explicit(wire, len, memory_order_relaxed);
 }
 
 static void flow_sent(struct rdi_flow *f, uint32_t len) {

@@ -219,7 +219,8 @@ struct rondo_comm {
     char why[RDI_ERROR_TEXT];
     uint64_t drain_until;
     bool drained, closing;
-    _Atomic uint64_t operations, bytes_sent, bytes_received, bytes_shm, bytes_tcp, messages, resets;
+    _Atomic uint64_t operations, bytes_sent, bytes_received, messages, resets;
+    _Atomic uint64_t bytes_shm, bytes_tcp, bytes_verbs; // shares of bytes_sent
 };
 
 rondo_status rdi_comm_create(struct rdi_engine *e, uint64_t id, int rank, int size,

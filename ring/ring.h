@@ -108,8 +108,9 @@ typedef struct rondo_comm_stats {
     uint64_t bytes_sent_shm; // share of bytes_sent that went through shared memory
     uint64_t bytes_sent_tcp;
     uint64_t messages_sent;
-    uint64_t resets; // paths that were lost and replaced
-    uint64_t sleeps; // times that a thread of this rank slept while it waited
+    uint64_t resets;           // paths that were lost and replaced
+    uint64_t sleeps;           // times that a thread of this rank slept while it waited
+    uint64_t bytes_sent_verbs; // share of bytes_sent that went through RDMA
 } rondo_comm_stats;
 RONDO_API rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out);
 

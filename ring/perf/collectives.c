@@ -3,6 +3,11 @@
 // that figures can be compared line by line.
 #include "ring/perf/perf.h"
 
+// Of pairs, when the user gives no number of iterations.
+#define MANY 1000
+#define FEW 20
+#define ENOUGH_BYTES ((size_t)1 << 30)
+
 static rondo_status run_all_reduce(const void *send, void *recv, size_t count, rondo_type type,
                                    rondo_op op, int root, rondo_comm *comm) {
     (void)root;
@@ -86,7 +91,10 @@ const struct perf_coll perf_colls[] = {
      .recv_all = true,
      .traversals = 1,
      .run = run_all_to_all},
-    {.name = "sendrecv", .run = run_sendrecv},
+    {.name = "sendrecv", .two = true, .run = run_sendrecv},
+    {.name = "put", .kind = PERF_PUT, .two = true},
+    {.name = "get", .kind = PERF_GET, .two = true},
+    {.name = "pingpong", .kind = PERF_PINGPONG, .two = true},
 };
 const int perf_ncolls = sizeof perf_colls / sizeof *perf_colls;
 
@@ -101,6 +109,15 @@ size_t perf_send_elements(const struct perf_coll *c, size_t count, int ranks) {
 
 size_t perf_recv_elements(const struct perf_coll *c, size_t count, int ranks) {
     return c->recv_all ? count * (size_t)ranks : count;
+}
+
+int perf_iters(const struct perf_options *o, size_t bytes) {
+    size_t n = ENOUGH_BYTES / (bytes > 0 ? bytes : 1);
+    return o->iters > 0 ? o->iters : n > MANY ? MANY : n < FEW ? FEW : (int)n;
+}
+
+int perf_warmup(const struct perf_options *o, size_t bytes) {
+    return o->warmup >= 0 ? o->warmup : perf_iters(o, bytes) / 10;
 }
 
 double perf_bus_factor(const struct perf_coll *c, int ranks) {

@@ -70,7 +70,8 @@ static void json_config(const struct perf_report *r, const struct perf_device *d
             "\"warmup_iters\":%d,\"iterations\":%d,\"aggregated_iterations\":1,\"validation\":%d,"
             "\"graph\":0,\"blocking_collectives\":\"false\",\"per_iter_timing\":\"%s\","
             "\"per_iter_skip\":0,\"parallel_init\":\"false\",\"in_place\":\"%s\",\n\"devices\":[",
-            o->warmup, o->iters, o->check, o->percentiles ? "true" : "false",
+            perf_warmup(o, o->min_bytes), perf_iters(o, o->min_bytes), o->check,
+            o->percentiles || r->coll->kind > PERF_PUT ? "true" : "false",
             r->coll->in_place ? "true" : "false");
     for (int i = 0; i < r->ranks; i++) {
         fprintf(f, "%s\n{\"rank\":%d,\"group\":0,\"pid\":%d,\"hostname\":", i > 0 ? "," : "",
@@ -101,6 +102,14 @@ void perf_json_begin(const struct perf_report *r, const struct perf_device *devi
     fputs("\"results\":[", f);
 }
 
+void perf_json_stats(FILE *f, const struct perf_stats *s) {
+    fprintf(f,
+            "{\"skipped_iterations\":0,\"min_us\":%.6f,\"max_us\":%.6f,\"avg_us\":%.6f,"
+            "\"p50_us\":%.6f,\"p95_us\":%.6f,\"p99_us\":%.6f,\"stdev_us\":%.6f,\"cv_pct\":%.6f}",
+            s->min, s->max, s->avg, s->p50, s->p95, s->p99, s->stdev,
+            s->avg > 0 ? 100 * s->stdev / s->avg : 0);
+}
+
 static void json_half(const struct perf_report *r, const char *key, const struct perf_half *h) {
     FILE *f = r->json;
     fprintf(f, ",\"%s\":{\"time\":%.6f,\"alg_bw\":%.6f,\"bus_bw\":%.6f,\"nwrong\":", key, h->us,
@@ -111,13 +120,8 @@ static void json_half(const struct perf_report *r, const char *key, const struct
         fputs("null}", f);
     }
     if (r->options->percentiles) {
-        const struct perf_stats *s = &h->each;
-        fprintf(f,
-                ",\"%s_per_iter\":{\"skipped_iterations\":0,\"min_us\":%.6f,\"max_us\":%.6f,"
-                "\"avg_us\":%.6f,\"p50_us\":%.6f,\"p95_us\":%.6f,\"p99_us\":%.6f,"
-                "\"stdev_us\":%.6f,\"cv_pct\":%.6f}",
-                key, s->min, s->max, s->avg, s->p50, s->p95, s->p99, s->stdev,
-                s->avg > 0 ? 100 * s->stdev / s->avg : 0);
+        fprintf(f, ",\"%s_per_iter\":", key);
+        perf_json_stats(f, &h->each);
     }
 }
 

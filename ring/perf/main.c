@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // rondo-perf's life: it starts its ranks by itself, or is one rank of a job that a launcher started.
+#include "ring/perf/pairs.h"
 #include "ring/perf/perf.h"
 #include "transport/internal.h"
 
@@ -33,7 +34,8 @@ static rondo_status run_sizes(struct perf_run *r, struct perf_report *report, st
         size_t send = perf_send_elements(r->coll, row.count, r->ranks);
         size_t recv = perf_recv_elements(r->coll, row.count, r->ranks);
         row.bytes = (send > recv ? send : recv) * esize;
-        rondo_status s = perf_measure(r, &row);
+        row.iters = o->iters;
+        rondo_status s = r->pair != NULL ? perf_pair_measure(r, &row) : perf_measure(r, &row);
         if (s == RONDO_OK && report != NULL && !perf_report_row(report, &row)) {
             s = rdi_fail(RONDO_ERR_NOMEM, "out of memory for the results");
         }
@@ -47,7 +49,8 @@ static rondo_status run_sizes(struct perf_run *r, struct perf_report *report, st
 static rondo_status run_rows(struct perf_run *r, struct perf_report *report) {
     const struct perf_options *o = r->options;
     int types[2], ops[2] = {PERF_NONE, PERF_NONE}, roots[2] = {PERF_NONE, PERF_NONE};
-    choose(o->type, RONDO_TYPE_COUNT, &types[0], &types[1]);
+    // The messages of a pair are bytes.
+    choose(r->pair != NULL ? (int)RONDO_U8 : o->type, RONDO_TYPE_COUNT, &types[0], &types[1]);
     if (r->coll->reduces) {
         choose(o->op, RONDO_OP_COUNT, &ops[0], &ops[1]);
     }
@@ -80,8 +83,12 @@ static int check_ranks(const struct perf_run *r) {
         snprintf(why, sizeof why, "--root %d: allowed is 0 to %d, or all", o->root, r->ranks - 1);
     } else if (o->corrupt >= r->ranks) {
         snprintf(why, sizeof why, "--corrupt %d: allowed is 0 to %d", o->corrupt, r->ranks - 1);
-    } else if (r->coll->run == perf_colls[perf_ncolls - 1].run && r->ranks < 2) {
+    } else if (r->coll->two && r->ranks < 2) {
         snprintf(why, sizeof why, "--nranks 1: %s needs at least 2 ranks", r->coll->name);
+    } else if (r->coll->kind != PERF_COLLECTIVE && o->corrupt >= 0 &&
+               !perf_pair_receives(o, o->corrupt, r->ranks)) {
+        snprintf(why, sizeof why, "--corrupt %d: this rank receives nothing in %s", o->corrupt,
+                 r->coll->name);
     }
     if (why[0] == '\0') {
         return PERF_OK;
@@ -108,15 +115,21 @@ static int open_reports(const struct perf_run *r, struct perf_report *report) {
 }
 
 // From the header to the last row.
-static rondo_status measure_all(struct perf_run *r, struct perf_report *report) {
+static rondo_status measure_all(struct perf_run *r, struct perf_report *report,
+                                struct perf_pair *pair) {
     struct perf_device *devices = calloc((size_t)r->ranks, sizeof *devices);
     if (devices == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for the names of %d ranks", r->ranks);
     }
-    rondo_status s = perf_devices(r, devices);
+    bool pairs = r->coll->kind != PERF_COLLECTIVE;
+    rondo_status s = pairs ? perf_pair_open(r, pair) : RONDO_OK;
+    s = s == RONDO_OK ? perf_devices(r, devices) : s;
     s = s == RONDO_OK ? perf_fit(r, &r->max_bytes) : s;
-    s = s == RONDO_OK ? rondo_comm_plan(r->comm, r->max_bytes, report->plan, sizeof report->plan)
-                      : s;
+    if (s == RONDO_OK && !pairs) {
+        s = rondo_comm_plan(r->comm, r->max_bytes, report->plan, sizeof report->plan);
+    } else if (s == RONDO_OK && r->rank == 0) {
+        perf_pair_plan(r, report->plan, sizeof report->plan);
+    }
     report->max_bytes = r->max_bytes;
     if (s == RONDO_OK && r->rank == 0) {
         perf_report_begin(report, devices);
@@ -133,13 +146,14 @@ static rondo_status measure_all(struct perf_run *r, struct perf_report *report) 
 
 static int run_job(struct perf_run *r) {
     struct perf_report report = {.options = r->options, .coll = r->coll, .ranks = r->ranks};
+    struct perf_pair pair = {.peer = -1};
     char error[RDI_ERROR_TEXT] = "";
     int64_t failures = 0;
     int code = open_reports(r, &report);
     if (code != PERF_OK) {
         return code;
     }
-    rondo_status s = measure_all(r, &report);
+    rondo_status s = measure_all(r, &report, &pair);
     s = s == RONDO_OK ? rondo_all_reduce(&r->failures, &failures, 1, RONDO_I64, RONDO_SUM, r->comm)
                       : s;
     if (s != RONDO_OK) {
@@ -170,6 +184,7 @@ static int run_job(struct perf_run *r) {
     } else if (r->rank != 0) {
         nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
     }
+    perf_pair_close(&pair, s == RONDO_OK);
     perf_free(r);
     return code;
 }

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-static double now_us(void) {
+double perf_now_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
@@ -30,12 +30,14 @@ static rondo_status alloc_buffer(bool use_malloc, size_t bytes, char **out) {
 
 rondo_status perf_alloc(struct perf_run *r) {
     const struct perf_options *o = r->options;
-    rondo_status s = alloc_buffer(o->use_malloc, r->max_bytes + PERF_GUARD, &r->send);
+    bool pairs = r->coll->kind != PERF_COLLECTIVE;
+    size_t bytes = r->max_bytes + (pairs ? PERF_SPREAD : PERF_GUARD);
+    rondo_status s = alloc_buffer(o->use_malloc, bytes, &r->send);
     if (s == RONDO_OK) {
-        s = alloc_buffer(o->use_malloc, r->max_bytes + PERF_GUARD, &r->recv);
+        s = alloc_buffer(o->use_malloc, bytes, &r->recv);
     }
-    if (s == RONDO_OK && o->percentiles) {
-        r->times = malloc((size_t)o->iters * sizeof *r->times);
+    if (s == RONDO_OK && (o->percentiles || pairs)) {
+        r->times = malloc((size_t)perf_iters(o, 0) * sizeof *r->times);
         s = r->times != NULL ? RONDO_OK : RONDO_ERR_NOMEM;
     }
     return s;
@@ -82,16 +84,16 @@ rondo_status perf_call(const struct perf_run *r, const struct perf_row *row,
 static rondo_status loop(const struct perf_run *r, const struct perf_row *row,
                          const struct perf_buffers *b, int n, double *times, double *total) {
     rondo_status s = rondo_barrier(r->comm);
-    double begin = now_us(), last = begin;
+    double begin = perf_now_us(), last = begin;
     for (int i = 0; i < n && s == RONDO_OK; i++) {
         s = perf_call(r, row, b);
         if (times != NULL) {
-            double t = now_us();
+            double t = perf_now_us();
             times[i] = t - last;
             last = t;
         }
     }
-    *total = now_us() - begin;
+    *total = perf_now_us() - begin;
     return s;
 }
 
@@ -105,7 +107,7 @@ static double nearest_rank(const double *sorted, int n, int percent) {
     return sorted[i < 0 ? 0 : i];
 }
 
-static struct perf_stats statistics(double *t, int n) {
+struct perf_stats perf_statistics(double *t, int n) {
     double sum = 0, square = 0;
     qsort(t, (size_t)n, sizeof *t, by_value);
     for (int i = 0; i < n; i++) {
@@ -147,7 +149,7 @@ static rondo_status time_half(struct perf_run *r, const struct perf_row *row, bo
         s = s == RONDO_OK ? rondo_all_reduce(r->times, r->times, (size_t)o->iters, RONDO_F64,
                                              RONDO_MAX, r->comm)
                           : s;
-        half->each = statistics(r->times, o->iters);
+        half->each = perf_statistics(r->times, o->iters);
     }
     return s;
 }

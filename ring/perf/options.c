@@ -31,18 +31,23 @@ static const struct row table[] = {
      "multiplies the size each time"},
     {'n', "nranks", "N", INT, AT(ranks), 1, 1024, "2",
      "processes to start; under a launcher: joins its job"},
-    {0, "iters", "N", INT, AT(iters), 1, 1000000, "20", "timed operations per size"},
+    {0, "iters", "N", INT, AT(iters), 1, 1000000, "20",
+     "timed operations per size; put get pingpong: 1000 to 20"},
     {'w', "warmup_iters", "N", INT, AT(warmup), 0, 1000000, "5",
-     "operations before them, not timed"},
+     "operations before them, not timed; put get pingpong: a tenth"},
     {'c', "check", "0|1", BOOL, AT(check), 0, 1, "1", "check every result"},
     {'o', "op", "OP", OP, AT(op), 0, 0, "sum", "sum prod min max avg all"},
     {'d', "datatype", "TYPE", TYPE, AT(type), 0, 0, "float",
      "float double half bfloat16 int8 uint8 int32 uint32 int64 uint64 all"},
     {'r', "root", "RANK", ROOT, AT(root), 0, 1023, "0", "root of broadcast and reduce, or all"},
-    {0, "transport", "WIRE", WIRE, AT(transport), 0, 0, "auto", "auto shm tcp"},
+    {0, "transport", "WIRE", WIRE, AT(transport), 0, 0, "auto", "auto shm tcp verbs"},
     {0, "options", "LIST", TEXT, AT(options), 0, 0, "",
      "options of the library, name=value,…; see rondo(7)"},
     {0, "percentiles", NULL, FLAG, AT(percentiles), 0, 0, "", "adds columns p50 and p99 (us)"},
+    {0, "bidirectional", NULL, FLAG, AT(bidirectional), 0, 0, "",
+     "put: both ranks of a pair send at once"},
+    {0, "sleep", NULL, FLAG, AT(sleep), 0, 0, "",
+     "put get pingpong: waits asleep and does not spin"},
     {0, "memory", "KIND", MEM, AT(use_malloc), 0, 0, "rondo", "rondo (rondo_mem_alloc) or malloc"},
     {0, "json", "FILE", TEXT, AT(json), 0, 0, "", "writes the results as JSON; - is stdout"},
     {0, "csv", "FILE", TEXT, AT(csv), 0, 0, "", "writes the results as CSV; - is stdout"},
@@ -65,8 +70,8 @@ int perf_fail(const char *fmt, ...) {
     return PERF_USAGE;
 }
 
-#define NAMES 128
-static const char *collectives(char names[NAMES]) {
+#define NAMES 160
+static const char *tests(char names[NAMES]) {
     size_t n = 0;
     for (int i = 0; i < perf_ncolls && n < NAMES; i++) {
         n += (size_t)snprintf(names + n, NAMES - n, " %s", perf_colls[i].name);
@@ -76,9 +81,9 @@ static const char *collectives(char names[NAMES]) {
 
 static void help(void) {
     char names[NAMES];
-    printf("usage: rondo-perf COLLECTIVE [options]\n\ncollectives:%s\n\n"
+    printf("usage: rondo-perf TEST [options]\n\ntests:%s\n\n"
            "options (default in brackets):\n",
-           collectives(names));
+           tests(names));
     for (size_t i = 0; i < ROWS; i++) {
         const struct row *t = &table[i];
         char left[64];
@@ -141,7 +146,8 @@ static bool set(const struct row *t, const char *v, struct perf_options *o) {
         return *v != '\0';
     case WIRE:
         *(const char **)(void *)at = v;
-        return strcmp(v, "auto") == 0 || strcmp(v, "shm") == 0 || strcmp(v, "tcp") == 0;
+        return strcmp(v, "auto") == 0 || strcmp(v, "shm") == 0 || strcmp(v, "tcp") == 0 ||
+               strcmp(v, "verbs") == 0;
     case MEM:
         *(bool *)at = strcmp(v, "malloc") == 0;
         return strcmp(v, "malloc") == 0 || strcmp(v, "rondo") == 0;
@@ -207,10 +213,36 @@ static const struct row *find(const char *arg, const char **value) {
     return NULL;
 }
 
+// What only collectives, or only some of the others, can do.
+static int check_kind(struct perf_options *o) {
+    enum perf_kind kind = perf_colls[o->coll].kind;
+    const char *name = perf_colls[o->coll].name;
+    if (kind == PERF_COLLECTIVE) {
+        o->iters = o->iters > 0 ? o->iters : 20;
+        o->warmup = o->warmup >= 0 ? o->warmup : 5;
+    }
+    if (o->sleep && kind == PERF_COLLECTIVE) {
+        return perf_fail(
+            "--sleep: allowed with put, get and pingpong; with %s use --options spin=0", name);
+    }
+    if (o->bidirectional && kind != PERF_PUT) {
+        return perf_fail("--bidirectional: allowed with put, and %s was given", name);
+    }
+    if (o->percentiles && kind == PERF_PUT) {
+        return perf_fail("--percentiles: put has many messages under way, so a single one has no "
+                         "time of its own; pingpong shows what one takes");
+    }
+    return -1;
+}
+
 static int check_together(struct perf_options *o) {
     char names[NAMES];
     if (o->coll < 0) {
-        return perf_fail("which collective? Allowed is one of%s", collectives(names));
+        return perf_fail("which test? Allowed is one of%s", tests(names));
+    }
+    int code = check_kind(o);
+    if (code >= 0) {
+        return code;
     }
     // Of two sizes of which one is given, the other must not stand in its way.
     if (o->max_bytes == NOT_GIVEN) {
@@ -237,10 +269,10 @@ static int check_together(struct perf_options *o) {
     return -1;
 }
 
-static int set_collective(struct perf_options *o, const char *name) {
+static int set_test(struct perf_options *o, const char *name) {
     char names[NAMES];
     if (o->coll >= 0) {
-        return perf_fail("\"%s\": allowed is one collective, and %s was given", name,
+        return perf_fail("\"%s\": allowed is one test, and %s was given", name,
                          perf_colls[o->coll].name);
     }
     for (int i = 0; i < perf_ncolls; i++) {
@@ -249,7 +281,7 @@ static int set_collective(struct perf_options *o, const char *name) {
             return -1;
         }
     }
-    return perf_fail("\"%s\" is no collective; allowed is one of%s", name, collectives(names));
+    return perf_fail("\"%s\" is no test; allowed is one of%s", name, tests(names));
 }
 
 int perf_parse(int argc, char **argv, struct perf_options *o) {
@@ -257,8 +289,7 @@ int perf_parse(int argc, char **argv, struct perf_options *o) {
                                .min_bytes = NOT_GIVEN,
                                .max_bytes = NOT_GIVEN,
                                .step_bytes = 1 << 20,
-                               .iters = 20,
-                               .warmup = 5,
+                               .warmup = PERF_NONE,
                                .check = true,
                                .op = RONDO_SUM,
                                .type = RONDO_F32,
@@ -277,7 +308,7 @@ int perf_parse(int argc, char **argv, struct perf_options *o) {
             return 0;
         }
         if (a[0] != '-') {
-            int code = set_collective(o, a);
+            int code = set_test(o, a);
             if (code >= 0) {
                 return code;
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// rondo-perf: times the collectives and checks their results, in the format of nccl-tests.
+// rondo-perf: times the collectives, and links by themselves, and checks what comes out, as nccl-tests do.
 //
 //   main.c         options -> ranks (of its own, or of a launcher's job) -> rows -> exit code
 //   measure.c      one row: buffers, warm-up, timed loops, percentiles
@@ -8,6 +8,10 @@
 //   collectives.c  the table of collectives: sizes, bandwidth, how to call them
 //   place.c        what this rank runs on, and how much memory it may take
 //   report.c       the text table; machine.c: JSON and CSV; plot.c, axis.c: the picture
+//
+// put, get and pingpong measure a pair of ranks and no collective (pairs.h):
+//
+//   pairs.c        one row; link.c: its two links; flow.c: messages over them; pairs_report.c: its figures
 #ifndef RDI_PERF_H
 #define RDI_PERF_H
 
@@ -28,11 +32,12 @@
 struct perf_options {
     int coll; // index of perf_colls
     size_t min_bytes, max_bytes, step_bytes;
-    int step_factor; // 0 = step_bytes is used
-    int ranks;       // 0 = not given
-    int iters, warmup;
+    int step_factor;   // 0 = step_bytes is used
+    int ranks;         // 0 = not given
+    int iters, warmup; // 0, PERF_NONE = not given: chosen by size
     bool check, percentiles, use_malloc;
-    int op, type, root; // or PERF_ALL
+    bool bidirectional, sleep; // of pairs
+    int op, type, root;        // or PERF_ALL
     int timeout_s;
     int corrupt;                     // rank whose first result is damaged, or PERF_NONE
     const char *transport, *options; // NULL = not given
@@ -48,9 +53,14 @@ int perf_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 // ---- Collectives ---------------------------------------------------------------------------------
 
+// What is not a collective: messages between the ranks 0 and 1, 2 and 3, …
+enum perf_kind { PERF_COLLECTIVE, PERF_PUT, PERF_GET, PERF_PINGPONG };
+
 // The largest bytes a row moves are split among the ranks (`split`) or not; counts are in elements.
 struct perf_coll {
     const char *name;
+    enum perf_kind kind;
+    bool two; // needs a second rank
     bool reduces, rooted;
     bool in_place;           // has an in-place form
     bool split;              // the size is that of `ranks` blocks, one for each rank
@@ -67,6 +77,9 @@ size_t perf_count(const struct perf_coll *c, size_t bytes, size_t esize, int ran
 size_t perf_send_elements(const struct perf_coll *c, size_t count, int ranks);
 size_t perf_recv_elements(const struct perf_coll *c, size_t count, int ranks);
 double perf_bus_factor(const struct perf_coll *c, int ranks);
+// Timed operations of a size, and those before them: as given, else fewer the larger they are.
+int perf_iters(const struct perf_options *o, size_t bytes);
+int perf_warmup(const struct perf_options *o, size_t bytes);
 
 // ---- Data ----------------------------------------------------------------------------------------
 
@@ -99,7 +112,9 @@ struct perf_row {
     size_t bytes, count;
     rondo_type type;
     int op, root; // or PERF_NONE
-    struct perf_half half[2];
+    int iters;
+    struct perf_half
+        half[2]; // of pairs only the first: algbw of one direction, busbw of all together
 };
 
 // One rank at work.
@@ -110,17 +125,20 @@ struct perf_run {
     int rank, ranks;
     size_t max_bytes; // that fit
     char *send, *recv;
-    double *times;    // iters entries, with --percentiles
-    uint32_t rep;     // of the inputs
-    bool corrupted;   // --corrupt has done its damage
-    int64_t failures; // halves of rows in which this rank saw something wrong
-    bool told;        // the exit code needs no more words
+    double *times;          // perf_iters() entries, with --percentiles and for pairs
+    struct perf_pair *pair; // NULL: a collective is measured
+    uint32_t rep;           // of the inputs
+    bool corrupted;         // --corrupt has done its damage
+    int64_t failures;       // halves of rows in which this rank saw something wrong
+    bool told;              // the exit code needs no more words
 };
 // A half's buffers; recv_base is where the guarded memory begins.
 struct perf_buffers {
     char *send, *recv, *recv_base;
     size_t send_bytes, recv_bytes;
 };
+double perf_now_us(void);
+struct perf_stats perf_statistics(double *t, int n); // sorts them
 rondo_status perf_alloc(struct perf_run *r);
 void perf_free(struct perf_run *r);
 // Collective: fills in row->half; bytes, count, type, op and root are given.
@@ -131,7 +149,8 @@ rondo_status perf_call(const struct perf_run *r, const struct perf_row *row,
 // One operation with fresh inputs; *wrong is this rank's count.
 rondo_status perf_verify(struct perf_run *r, const struct perf_row *row, bool in_place,
                          int64_t *wrong);
-#define PERF_GUARD 256 // bytes behind a buffer that nobody may touch
+#define PERF_GUARD 256   // bytes behind a buffer that nobody may touch
+#define PERF_SPREAD 4096 // bytes behind a pair's buffers: messages begin at different places
 
 // ---- Place ---------------------------------------------------------------------------------------
 
@@ -176,6 +195,17 @@ void perf_json_row(const struct perf_report *r, const struct perf_row *row);
 void perf_json_end(const struct perf_report *r, int64_t failures, const char *error);
 void perf_csv_begin(const struct perf_report *r);
 void perf_csv_row(const struct perf_report *r, const struct perf_row *row);
+
+// As many digits as `width` takes: decimals give way first, then the exponent comes. Returns buf.
+const char *perf_fit_number(double v, int width, char buf[16]);
+void perf_json_stats(FILE *f, const struct perf_stats *s);
+
+// The same of pairs.
+void perf_text_pair_columns(const struct perf_report *r);
+void perf_text_pair_row(const struct perf_report *r, const struct perf_row *row);
+void perf_json_pair_row(const struct perf_report *r, const struct perf_row *row);
+void perf_csv_pair_begin(const struct perf_report *r);
+void perf_csv_pair_row(const struct perf_report *r, const struct perf_row *row);
 
 void perf_plot(const struct perf_report *r);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Where a rank runs: the processor and wire that the header names, and the memory that its host can spare.
-#include "ring/perf/perf.h"
+#include "ring/perf/pairs.h"
 
 #include <ctype.h>
 #include <sched.h>
@@ -52,6 +52,22 @@ static uint32_t package_of(uint32_t cpu) {
     return (uint32_t)strtoul(text, NULL, 10);
 }
 
+// Which wires carry the data of a ring shows once some has gone around.
+static void ring_wires(const rondo_comm_stats *before, const rondo_comm_stats *after, char *buf,
+                       size_t cap) {
+    const uint64_t moved[] = {after->bytes_sent_shm - before->bytes_sent_shm,
+                              after->bytes_sent_verbs - before->bytes_sent_verbs,
+                              after->bytes_sent_tcp - before->bytes_sent_tcp};
+    static const char *const names[] = {"shm", "verbs", "tcp"};
+    size_t n = 0;
+    snprintf(buf, cap, "no wire");
+    for (int i = 0; i < 3; i++) {
+        if (moved[i] > 0 && n < cap) {
+            n += (size_t)snprintf(buf + n, cap - n, "%s%s", n > 0 ? " and " : "", names[i]);
+        }
+    }
+}
+
 rondo_status perf_devices(const struct perf_run *r, struct perf_device *all) {
     struct perf_device mine = {
         .rank = r->rank, .pid = getpid(), .local_rank = rondo_comm_local_rank(r->comm)};
@@ -62,10 +78,9 @@ rondo_status perf_devices(const struct perf_run *r, struct perf_device *all) {
     }
     // The name up to the first dot, as nccl-tests have it.
     mine.host[strcspn(mine.host, ".")] = '\0';
-    char name[96];
+    char name[96], wires[32];
     processor_name(name, sizeof name);
 
-    // Which wires carry data shows once some has gone around the ring.
     rondo_comm_stats before = {.size = sizeof before}, after = {.size = sizeof after};
     rondo_status s = rondo_comm_get_stats(r->comm, &before);
     s = s == RONDO_OK ? rondo_all_gather(&mine, all, sizeof mine, RONDO_U8, r->comm) : s;
@@ -73,13 +88,9 @@ rondo_status perf_devices(const struct perf_run *r, struct perf_device *all) {
     if (s != RONDO_OK) {
         return s;
     }
-    bool shm = after.bytes_sent_shm > before.bytes_sent_shm;
-    bool tcp = after.bytes_sent_tcp > before.bytes_sent_tcp;
+    ring_wires(&before, &after, wires, sizeof wires);
     snprintf(mine.name, sizeof mine.name, "%s, %s", name,
-             shm && tcp ? "shm and tcp"
-             : shm      ? "shm"
-             : tcp      ? "tcp"
-                        : "no wire");
+             r->coll->kind == PERF_COLLECTIVE ? wires : perf_pair_wire(r->pair));
     return rondo_all_gather(&mine, all, sizeof mine, RONDO_U8, r->comm);
 }
 

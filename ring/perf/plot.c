@@ -39,8 +39,12 @@ struct panel {
     double (*value)(const struct perf_half *h);
     void (*text)(double v, char *buf, size_t cap);
     const char *unit; // after a number in a label
+    bool highest;     // which figure people look for first: that, or the lowest
 };
 
+static bool is_pairs(const struct picture *p) { return p->r->coll->kind != PERF_COLLECTIVE; }
+
+static double algbw_of(const struct perf_half *h) { return h->algbw; }
 static double busbw_of(const struct perf_half *h) { return h->busbw; }
 static double time_of(const struct perf_half *h) { return h->us; }
 
@@ -95,7 +99,8 @@ static void kind_text(const struct picture *p, const struct perf_row *row, char 
 
 // The spread of single operations is drawn where it can be told apart.
 static bool has_band(const struct picture *p, const struct panel *panel) {
-    return p->r->options->percentiles && p->nseries == 1 && panel->value == time_of;
+    bool measured = p->r->options->percentiles || p->r->coll->kind > PERF_PUT;
+    return measured && p->nseries == 1 && panel->value == time_of;
 }
 
 static void widen(double v, double *lo, double *hi) {
@@ -170,7 +175,8 @@ static void draw_band(const struct picture *p, const struct panel *panel, const 
 
 static void draw_points(const struct picture *p, const struct panel *panel, const struct series *s,
                         int half) {
-    char size[32], busbw[32], time[32];
+    char size[32], bw[32], time[32];
+    const char *place = is_pairs(p) ? "" : half == 0 ? " out of place" : " in place";
     for (size_t i = s->first; i < s->end; i++) {
         const struct perf_row *row = &p->r->rows[i];
         const struct perf_half *h = &row->half[half];
@@ -178,14 +184,14 @@ static void draw_points(const struct picture *p, const struct panel *panel, cons
             continue;
         }
         perf_bytes_text((double)row->bytes, size, sizeof size);
-        perf_number_text(h->busbw, busbw, sizeof busbw);
+        perf_number_text(is_pairs(p) ? h->algbw : h->busbw, bw, sizeof bw);
         perf_time_text(h->us, time, sizeof time);
         fprintf(p->f,
                 "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.2\" fill=\"%s\" stroke=\"%s\" "
-                "stroke-width=\"1.6\"><title>%s %s: %s, %s GB/s</title></circle>\n",
+                "stroke-width=\"1.6\"><title>%s%s: %s, %s GB/s</title></circle>\n",
                 perf_axis_at(&p->size, (double)row->bytes),
                 perf_axis_at(&panel->y, panel->value(h)), half == 0 ? s->colour[half] : "#fff",
-                s->colour[half], size, half == 0 ? "out of place" : "in place", time, busbw);
+                s->colour[half], size, place, time, bw);
     }
 }
 
@@ -208,11 +214,10 @@ static void draw_line(const struct picture *p, const struct panel *panel, const 
     draw_points(p, panel, s, half);
 }
 
-// The figure that people look for first: the highest bandwidth, the shortest time.
 static void draw_best(const struct picture *p, const struct panel *panel) {
     const struct perf_row *best = NULL;
     double value = 0;
-    bool highest = panel->value == busbw_of;
+    bool highest = panel->highest;
     for (int s = 0; s < p->nseries; s++) {
         for (size_t i = p->series[s].first; i < p->series[s].end; i++) {
             const struct perf_row *row = &p->r->rows[i];
@@ -278,11 +283,12 @@ static void legend_item(const struct picture *p, int x, int y, const char *colou
 static void draw_legend(const struct picture *p) {
     char label[64];
     if (p->nseries == 1) {
-        legend_item(p, 70, 106, p->series[0].colour[0], false, "out of place");
+        legend_item(p, 70, 106, p->series[0].colour[0], false,
+                    is_pairs(p) ? p->r->coll->name : "out of place");
         if (p->halves == 2) {
             legend_item(p, 220, 106, p->series[0].colour[1], true, "in place");
         }
-        if (p->r->options->percentiles) {
+        if (p->r->options->percentiles || p->r->coll->kind > PERF_PUT) {
             text(p->f, p->halves == 2 ? 340 : 220, 110, "font-size=\"13\" fill=\"" QUIET "\"",
                  "shaded: from the median to the 99th percentile of single operations");
         }
@@ -297,11 +303,11 @@ static void draw_legend(const struct picture *p) {
 static void draw_words(const struct picture *p) {
     const struct perf_report *r = p->r;
     char line[512], kind[64] = "", more[80] = "";
-    if (p->nseries == 1) {
+    if (p->nseries == 1 && !is_pairs(p)) {
         kind_text(p, &r->rows[0], kind, sizeof kind);
     }
     snprintf(line, sizeof line, "%s on %d rank%s%s%s", r->coll->name, r->ranks,
-             r->ranks == 1 ? "" : "s", p->nseries == 1 ? ", " : "", kind);
+             r->ranks == 1 ? "" : "s", kind[0] != '\0' ? ", " : "", kind);
     text(p->f, 70, 44, "font-size=\"22\" font-weight=\"600\"", line);
     if (p->dropped > 0) {
         snprintf(more, sizeof more, "; the first %d of %d kinds of rows", SERIES_MAX,
@@ -311,21 +317,33 @@ static void draw_words(const struct picture *p) {
     }
     snprintf(line, sizeof line, "Rondo %s; rank 0 on %s%s", rondo_version(), r->device, more);
     text(p->f, 70, 70, "font-size=\"13\" fill=\"" QUIET "\"", line);
-    snprintf(line, sizeof line,
-             "Means of %d operations back to back, averaged over the ranks. Bus bandwidth as "
-             "nccl-tests define it; 1 GB/s = 10\u2079 bytes a second.",
-             r->options->iters);
+    if (is_pairs(p)) {
+        snprintf(line, sizeof line,
+                 "Means, averaged over the pairs; %s. 1 GB/s = 10\u2079 bytes a second.", r->plan);
+    } else {
+        snprintf(line, sizeof line,
+                 "Means of %d operations back to back, averaged over the ranks. Bus bandwidth as "
+                 "nccl-tests define it; 1 GB/s = 10\u2079 bytes a second.",
+                 r->options->iters);
+    }
     text(p->f, 70, HEIGHT - 20, "class=\"tick\"", line);
 }
 
 void perf_plot(const struct perf_report *r) {
     struct picture p = {.r = r, .f = r->plot, .halves = r->coll->in_place ? 2 : 1};
-    struct panel busbw = {.title = "Bus bandwidth, GB/s",
-                          .value = busbw_of,
-                          .text = perf_number_text,
-                          .unit = " GB/s"};
-    struct panel time = {
-        .title = "Time per operation", .value = time_of, .text = perf_time_text, .unit = ""};
+    bool pairs = is_pairs(&p);
+    struct panel bandwidth = {.title = pairs ? "Bandwidth of one direction, GB/s"
+                                             : "Bus bandwidth, GB/s",
+                              .value = pairs ? algbw_of : busbw_of,
+                              .text = perf_number_text,
+                              .unit = " GB/s",
+                              .highest = true};
+    struct panel time = {.title = r->coll->kind == PERF_PINGPONG ? "Half a round trip"
+                                  : pairs                        ? "Time per message"
+                                                                 : "Time per operation",
+                         .value = time_of,
+                         .text = perf_time_text,
+                         .unit = ""};
     double lo, hi;
     find_series(&p);
     fprintf(p.f,
@@ -338,7 +356,7 @@ void perf_plot(const struct perf_report *r) {
         perf_axis_bytes(&p.size, lo, hi);
         draw_words(&p);
         draw_legend(&p);
-        draw_panel(&p, &busbw, 70, 530);
+        draw_panel(&p, &bandwidth, 70, 530);
         draw_panel(&p, &time, 630, 1090);
     } else {
         text(p.f, 70, 44, "font-size=\"22\"", "There is no row with a size above 0 to draw.");

@@ -52,18 +52,25 @@ bool perf_report_close(struct perf_report *r) {
 
 // ---- Text ----------------------------------------------------------------------------------------
 
+static bool is_pairs(const struct perf_report *r) { return r->coll->kind != PERF_COLLECTIVE; }
+
+static const char *test_name(const struct perf_report *r) {
+    return is_pairs(r) ? "Point-to-point" : "Collective";
+}
+
 static void text_head(const struct perf_report *r) {
     const struct perf_options *o = r->options;
     FILE *f = r->text;
     fprintf(f, "# rondo version %s plan: %s\n", rondo_version(), r->plan);
-    fprintf(f, "# Collective test starting: rondo-perf %s\n", r->coll->name);
+    fprintf(f, "# %s test starting: rondo-perf %s\n", test_name(r), r->coll->name);
     fprintf(
         f,
         "# nThread 1 nGpus 1 minBytes %zu maxBytes %zu step: %zu(%s) warmup iters: %d iters: %d "
         "agg iters: 1 validation: %d graph: 0 unalign: 0\n",
         o->min_bytes, o->max_bytes, o->step_factor > 1 ? (size_t)o->step_factor : o->step_bytes,
-        o->step_factor > 1 ? "factor" : "bytes", o->warmup, o->iters, o->check);
-    if (!r->coll->in_place) {
+        o->step_factor > 1 ? "factor" : "bytes", perf_warmup(o, o->min_bytes),
+        perf_iters(o, o->min_bytes), o->check);
+    if (!r->coll->in_place && !is_pairs(r)) {
         fprintf(f, "# %s has no in-place form: the right half is measured out of place as well\n",
                 r->coll->name);
     }
@@ -114,8 +121,7 @@ static void text_columns(const struct perf_report *r) {
     fprintf(f, " \n");
 }
 
-// As many digits as the column takes: decimals give way first, then the exponent comes.
-static const char *fit_number(double v, int width, char buf[16]) {
+const char *perf_fit_number(double v, int width, char buf[16]) {
     for (int digits = 2; digits >= 0; digits--) {
         if (snprintf(buf, 16, "%*.*f", width, digits, v) <= width) {
             return buf;
@@ -127,16 +133,16 @@ static const char *fit_number(double v, int width, char buf[16]) {
 
 static void text_half(const struct perf_report *r, const struct perf_half *h) {
     char time[16], algbw[16], busbw[16];
-    fprintf(r->text, "  %7s  %6s  %6s", fit_number(h->us, 7, time), fit_number(h->algbw, 6, algbw),
-            fit_number(h->busbw, 6, busbw));
+    fprintf(r->text, "  %7s  %6s  %6s", perf_fit_number(h->us, 7, time),
+            perf_fit_number(h->algbw, 6, algbw), perf_fit_number(h->busbw, 6, busbw));
     if (h->wrong >= 0) {
         fprintf(r->text, "  %6g", (double)h->wrong);
     } else {
         fprintf(r->text, "    N/A");
     }
     if (r->options->percentiles) {
-        fprintf(r->text, "  %7s  %7s", fit_number(h->each.p50, 7, time),
-                fit_number(h->each.p99, 7, algbw));
+        fprintf(r->text, "  %7s  %7s", perf_fit_number(h->each.p50, 7, time),
+                perf_fit_number(h->each.p99, 7, algbw));
     }
 }
 
@@ -157,8 +163,9 @@ static void text_row(const struct perf_report *r, const struct perf_row *row) {
 static void text_foot(const struct perf_report *r, int64_t failures, const char *error) {
     fprintf(r->text, "# %-20s : %lld %s\n", "Out of bounds values", (long long)failures,
             failures != 0 ? "FAILED" : "OK");
-    fprintf(r->text, "# %-20s : %g %s\n", "Avg bus bandwidth", perf_average_busbw(r), "");
-    fprintf(r->text, "#\n# Collective test concluded: rondo-perf %s\n#\n", r->coll->name);
+    fprintf(r->text, "# %-20s : %g %s\n", is_pairs(r) ? "Avg bandwidth" : "Avg bus bandwidth",
+            perf_average_busbw(r), "");
+    fprintf(r->text, "#\n# %s test concluded: rondo-perf %s\n#\n", test_name(r), r->coll->name);
     if (error != NULL) {
         fprintf(r->text, "# error: %s\n", error);
     } else {
@@ -171,9 +178,10 @@ static void text_foot(const struct perf_report *r, int64_t failures, const char 
 double perf_average_busbw(const struct perf_report *r) {
     double sum = 0;
     for (size_t i = 0; i < r->nrows; i++) {
-        sum += r->rows[i].half[0].busbw + r->rows[i].half[1].busbw;
+        const struct perf_half *h = r->rows[i].half;
+        sum += is_pairs(r) ? h[0].algbw : (h[0].busbw + h[1].busbw) / 2;
     }
-    return r->nrows > 0 ? sum / (double)(2 * r->nrows) : 0;
+    return r->nrows > 0 ? sum / (double)r->nrows : 0;
 }
 
 void perf_report_begin(struct perf_report *r, const struct perf_device *devices) {
@@ -182,14 +190,14 @@ void perf_report_begin(struct perf_report *r, const struct perf_device *devices)
     if (r->text != NULL) {
         text_head(r);
         text_devices(r, devices);
-        text_columns(r);
+        (is_pairs(r) ? perf_text_pair_columns : text_columns)(r);
         fflush(r->text);
     }
     if (r->json != NULL) {
         perf_json_begin(r, devices);
     }
     if (r->csv != NULL) {
-        perf_csv_begin(r);
+        (is_pairs(r) ? perf_csv_pair_begin : perf_csv_begin)(r);
     }
 }
 
@@ -205,13 +213,13 @@ bool perf_report_row(struct perf_report *r, const struct perf_row *row) {
     }
     r->rows[r->nrows++] = *row;
     if (r->text != NULL) {
-        text_row(r, row);
+        (is_pairs(r) ? perf_text_pair_row : text_row)(r, row);
     }
     if (r->json != NULL) {
-        perf_json_row(r, row);
+        (is_pairs(r) ? perf_json_pair_row : perf_json_row)(r, row);
     }
     if (r->csv != NULL) {
-        perf_csv_row(r, row);
+        (is_pairs(r) ? perf_csv_pair_row : perf_csv_row)(r, row);
     }
     return true;
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Tests of rondo-perf as a program.
 
-    check.py --rondo-perf FILE [--rondo-run FILE] TEST...
+    check.py --rondo-perf FILE [--rondo-run FILE] [--fake-verbs FOLDER] TEST...
 """
 
 import sys
@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 
+import pairs  # noqa: E402
 from reports import test_format, test_reports  # noqa: E402
 from tool import (COLLECTIVES, DEVICE, NOT_IN_PLACE, OPS, REDUCING, TYPES, Programs, expect, run,  # noqa: E402
                   table)
@@ -25,7 +26,7 @@ def test_options():
     for arguments, words in (
             ([], names),
             (["allreduce"], names),
-            (["all_reduce", "reduce"], "one collective"),
+            (["all_reduce", "reduce"], "one test"),
             (["all_reduce", "--bogus"], "--help"),
             (["all_reduce", "-b", "12Q"], "64K"),
             (["all_reduce", "-b", "-1"], "64K"),
@@ -143,11 +144,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rondo-perf", required=True)
     parser.add_argument("--rondo-run")
+    parser.add_argument("--fake-verbs")
     parser.add_argument("tests", nargs="+")
     args = parser.parse_args()
     Programs.perf = os.path.abspath(args.rondo_perf)
     Programs.run = args.rondo_run and os.path.abspath(args.rondo_run)
-    tests = {**globals(), "test_format": test_format, "test_reports": test_reports}
+    Programs.fake = args.fake_verbs and os.path.abspath(args.fake_verbs)
+    tests = {**globals(), **vars(pairs), "test_format": test_format, "test_reports": test_reports}
     for name in args.tests:
         tests["test_" + name]()
 

@@ -22,7 +22,8 @@ ROW = re.compile(r" *(\d+) +(\d+) +(\w+) +(\w+) +(-?\d+)" + 2 * r" +(\S+) +(\S+)
 
 
 class Programs:
-    perf = run = None   # absolute paths
+    perf = run = fake = None    # absolute paths; fake: the folder of a libibverbs without hardware
+    extra = {}                  # environment of all that is run
 
 
 def expect(truth, *words):
@@ -38,6 +39,7 @@ def environment(extra=None):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
                  "MASTER_PORT"):
         env.pop(name, None)
+    env.update(Programs.extra)
     env.update(extra or {})
     return env
 
