@@ -82,7 +82,8 @@ def newest_package():
 def install(work, wanted, say):
     """Debian packages of programs are installed; the kernel's is only unpacked below `work`."""
     packages = missing_packages()
-    if packages or not wanted:
+    # Only root may bring the lists up to date; the kernel's package can be fetched without.
+    if (packages or not wanted) and os.geteuid() == 0:
         say("apt-get update")
         apt("update", "-qq")
     if packages:
