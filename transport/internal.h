@@ -213,8 +213,10 @@ enum {
 
 // One message to send.
 struct rdi_put {
-    const void *data; // len bytes; stay unchanged until link->sent passes this message
-    uint32_t len;     // 0 .. max_msg
+    // len bytes; stay unchanged until link->sent passes this message, or until the caller has other proof that
+    // the receiver has consumed it (what is sent once more after that, is dropped there as repeated).
+    const void *data;
+    uint32_t len; // 0 .. max_msg
     uint32_t flags;
     uint64_t tag;    // the engine's; comes out unchanged at peek() and land()
     const void *sig; // RDI_SIG_BYTES or NULL; copied by put()

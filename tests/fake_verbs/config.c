@@ -44,6 +44,7 @@ bool fv_config_read(struct fv_config *c) {
     c->subnet = (unsigned)number("FAKE_VERBS_SUBNET", 0, 0, 65535);
     c->seed = number("FAKE_VERBS_SEED", 1, 0, UINT64_MAX);
     c->isolate = number("FAKE_VERBS_ISOLATE", 0, 0, 1);
+    c->memlock = number("FAKE_VERBS_MEMLOCK", 0, 0, 1);
     c->dmabuf = number("FAKE_VERBS_DMABUF", 1, 0, 1);
     c->source_strict = number("FAKE_VERBS_SOURCE_STRICT", 1, 0, 1);
     c->link = read_link();

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 unsigned fv_generation;
-_Atomic unsigned fv_registrations;
+struct fv_counters fv_counters;
 
 static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct fv_nic *opened;
@@ -264,6 +264,7 @@ static void free_mrs(struct fv_nic *nic) {
             size_t in_page = (uintptr_t)m->base % 4096;
             if (m->mapped)
                 munmap(m->base - in_page, m->v.length + in_page);
+            fv_counters.registered_bytes -= (long)m->v.length;
             free(m);
         }
     }
@@ -327,13 +328,24 @@ __attribute__((destructor)) static void at_exit(void) {
     pthread_mutex_unlock(&opened_lock);
 }
 
+// ---- For tests -----------------------------------------------------------------------------------
+
 FV_EXPORT int fake_verbs_control(const char *device, const char *faults);
-// Sets the faults of every opened device of that name (NULL: of all). Returns how many there were.
+FV_EXPORT long fake_verbs_count(const char *what);
+
+static bool is_named(const struct fv_nic *nic, const char *device) {
+    char with_host[96];
+    snprintf(with_host, sizeof with_host, "%u/%s", nic->device.config.host, nic->device.v.name);
+    return !device || strcmp(device, nic->device.v.name) == 0 || strcmp(device, with_host) == 0;
+}
+
+// Sets the faults of every opened device of that name ("fake0"; "2/fake0" of host 2; NULL: of all). Returns
+// how many there were.
 FV_EXPORT int fake_verbs_control(const char *device, const char *faults) {
     int n = 0;
     pthread_mutex_lock(&opened_lock);
     for (struct fv_nic *nic = opened; nic; nic = nic->next) {
-        if (device && strcmp(device, nic->device.v.name) != 0)
+        if (!is_named(nic, device))
             continue;
         struct fv_faults f;
         fv_faults_parse(&f, faults, nic->device.v.name);
@@ -346,4 +358,37 @@ FV_EXPORT int fake_verbs_control(const char *device, const char *faults) {
     }
     pthread_mutex_unlock(&opened_lock);
     return n;
+}
+
+// What there is now ("devices", "objects", "regions", "queue_pairs") or was until now; -1: not known.
+FV_EXPORT long fake_verbs_count(const char *what) {
+    long devices = 0, regions = 0, queue_pairs = 0, others = 0;
+    pthread_mutex_lock(&opened_lock);
+    for (struct fv_nic *nic = opened; nic; nic = nic->next) {
+        pthread_mutex_lock(&nic->lock);
+        devices++;
+        regions += nic->nmrs;
+        queue_pairs += nic->nqps;
+        others += nic->ncqs + nic->npds + nic->nchannels;
+        pthread_mutex_unlock(&nic->lock);
+    }
+    pthread_mutex_unlock(&opened_lock);
+    const struct {
+        const char *name;
+        long value;
+    } all[] = {
+        {"devices", devices},
+        {"regions", regions},
+        {"queue_pairs", queue_pairs},
+        {"objects", devices + regions + queue_pairs + others},
+        {"registrations", fv_counters.registrations},
+        {"registered_bytes", fv_counters.registered_bytes},
+        {"rnr_naks", fv_counters.rnr_naks},
+        {"timeouts", fv_counters.timeouts},
+        {"naks", fv_counters.naks},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (strcmp(all[i].name, what) == 0)
+            return all[i].value;
+    return -1;
 }

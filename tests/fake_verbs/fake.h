@@ -44,7 +44,7 @@ struct fv_config {
     enum fv_link link;
     enum ibv_mtu mtu;
     uint64_t seed;
-    bool isolate, dmabuf;
+    bool isolate, dmabuf, memlock;
     bool source_strict; // a source stays as it is until its completion, not only until it was read
 };
 
@@ -221,7 +221,7 @@ struct fv_qp {
     uint64_t rq_head, rq_next;
     _Atomic uint64_t rq_tail;
     uint32_t epsn;
-    bool nak_sent, ack_due;
+    bool nak_sent, ack_due, established;
     uint8_t nak_due, rnr_code;
     struct fv_msg *msgs, **msgs_end, *msg; // msg: the one whose packets arrive now
     uint64_t last_due;
@@ -288,6 +288,12 @@ struct fv_nic {
 
 #define FV_CONTAINER(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
+// Of this process, for fake_verbs_count().
+struct fv_counters {
+    _Atomic long registrations, registered_bytes, rnr_naks, timeouts, naks;
+};
+extern struct fv_counters fv_counters;
+
 // ---- rule.c --------------------------------------------------------------------------------------
 
 // A misuse: says so and aborts, or returns where FAKE_VERBS_LENIENT is 1.
@@ -340,7 +346,6 @@ void fv_bury(struct fv_nic *nic, void *object);
 int fv_pipe(int fds[2]);
 void fv_port_attr(struct fv_nic *nic, unsigned port, struct ibv_port_attr *attr);
 extern unsigned fv_generation;
-extern _Atomic unsigned fv_registrations; // in this process, ever
 
 // ---- mr.c ----------------------------------------------------------------------------------------
 
@@ -389,7 +394,8 @@ enum fv_sent fv_send(struct fv_qp *qp, struct fv_packet *p, const struct iovec *
 struct fv_buf *fv_buf_take(struct fv_nic *nic);
 void fv_buf_give(struct fv_nic *nic, struct fv_buf *b);
 int fv_listen(struct fv_nic *nic);
-void fv_link_accept(struct fv_nic *nic);
+// False: there are no descriptors left.
+bool fv_link_accept(struct fv_nic *nic);
 // Reads one packet; 0 nothing there, -1 the connection is closed.
 int fv_link_receive(int fd, struct fv_buf *b);
 // Bytes that the other end has not read yet.

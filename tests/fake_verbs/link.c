@@ -34,7 +34,7 @@ int fv_listen(struct fv_nic *nic) {
     return listen(nic->listen_fd, 1024);
 }
 
-void fv_link_accept(struct fv_nic *nic) {
+bool fv_link_accept(struct fv_nic *nic) {
     int fd;
     while ((fd = accept4(nic->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         if (nic->nin == nic->ncap_in) {
@@ -42,13 +42,14 @@ void fv_link_accept(struct fv_nic *nic) {
             int *in = realloc(nic->in, cap * sizeof *in);
             if (!in) {
                 close(fd);
-                return;
+                return false;
             }
             nic->in = in;
             nic->ncap_in = cap;
         }
         nic->in[nic->nin++] = fd;
     }
+    return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
 }
 
 int fv_link_receive(int fd, struct fv_buf *b) {

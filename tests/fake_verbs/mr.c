@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #undef ibv_reg_mr
@@ -91,17 +92,26 @@ static int check_access(int access) {
     return 0;
 }
 
+// The kernel asks nothing of a privileged user; where it is asked for, this is the limit of any.
+static bool over_memlock(const struct fv_nic *nic, size_t length) {
+    struct rlimit limit;
+    return nic->device.config.memlock && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+           limit.rlim_cur != RLIM_INFINITY &&
+           (rlim_t)fv_counters.registered_bytes + length > limit.rlim_cur;
+}
+
 static int add(struct fv_nic *nic, struct fv_mr *m) {
     if (nic->gone)
         return EIO;
-    if (++nic->registrations == nic->faults.regfail)
+    if (++nic->registrations == nic->faults.regfail || over_memlock(nic, m->v.length))
         return ENOMEM;
     give_keys(nic, m);
     m->next = *bucket(nic, m->v.lkey);
     *bucket(nic, m->v.lkey) = m;
     nic->nmrs++;
     FV_CONTAINER(m->v.pd, struct fv_pd, v)->users++;
-    fv_registrations++;
+    fv_counters.registrations++;
+    fv_counters.registered_bytes += (long)m->v.length;
     return 0;
 }
 
@@ -202,6 +212,7 @@ FV_EXPORT int ibv_dereg_mr(struct ibv_mr *v) {
         at = &(*at)->next;
     *at = m->next;
     nic->nmrs--;
+    fv_counters.registered_bytes -= (long)v->length;
     FV_CONTAINER(v->pd, struct fv_pd, v)->users--;
     if (m->mapped) {
         size_t in_page = (uintptr_t)m->base % 4096;

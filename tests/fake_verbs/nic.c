@@ -181,8 +181,7 @@ static void wake(struct fv_nic *nic, const struct pollfd *p, size_t n) {
         count = 0;
     atomic_store(&nic->kicked, false);
     pthread_mutex_lock(&nic->lock);
-    if (p[1].revents & POLLIN)
-        fv_link_accept(nic);
+    bool full = (p[1].revents & POLLIN) && !fv_link_accept(nic);
     if ((p[2].revents & POLLIN) || nic->inotify_fd < 0)
         fv_faults_read_file(nic);
     for (unsigned i = 0; i < nic->nout; i++)
@@ -190,6 +189,8 @@ static void wake(struct fv_nic *nic, const struct pollfd *p, size_t n) {
             if (p[k].fd == nic->out[i].fd && p[k].revents)
                 nic->out[i].blocked = false;
     pthread_mutex_unlock(&nic->lock);
+    if (full)
+        poll(NULL, 0, 10); // the connection stays there, and would be asked about at once again
 }
 
 static void sleep_until(struct fv_nic *nic, struct sleepers *s, uint64_t next) {

@@ -123,7 +123,7 @@ static void forget(struct fv_qp *q) {
     q->signaled = 0;
     q->tx_packet = q->reads = q->retries = q->rnr_retries = 0;
     q->timer = q->rnr_until = q->last_due = q->queue_due = 0;
-    q->flush = q->nak_sent = q->ack_due = false;
+    q->flush = q->nak_sent = q->ack_due = q->established = false;
     q->nak_due = 0;
     memset(q->atomics, 0, sizeof q->atomics);
 }
@@ -324,6 +324,12 @@ FV_EXPORT int ibv_query_qp(struct ibv_qp *v, struct ibv_qp_attr *a, int mask,
     *init = q->init;
     fv_leave(nic);
     return 0;
+}
+
+// There is no extended interface.
+FV_EXPORT struct ibv_qp_ex *ibv_qp_to_qp_ex(struct ibv_qp *v) {
+    (void)v;
+    return NULL;
 }
 
 // What no program may count on: that data comes in order.

@@ -130,7 +130,7 @@ FV_EXPORT int ibv_get_pkey_index(struct ibv_context *context, uint8_t port, __be
 
 // ---- fork ----------------------------------------------------------------------------------------
 
-FV_EXPORT int ibv_fork_init(void) { return fv_registrations ? EINVAL : 0; }
+FV_EXPORT int ibv_fork_init(void) { return fv_counters.registrations ? EINVAL : 0; }
 
 FV_EXPORT enum ibv_fork_status ibv_is_fork_initialized(void) {
     const char *needed = getenv("FAKE_VERBS_FORK");

@@ -61,6 +61,7 @@ static bool refuse_invalid(struct fv_qp *q) {
 // A receive request that cannot take the message ends with an error of its own.
 static bool refuse_receive(struct fv_qp *q, const struct fv_rqe *r, enum ibv_wc_status status,
                            enum fv_nak code) {
+    fv_msg_flush(q); // what came before it is told before it
     struct fv_cqe e = fv_recv_cqe(q, r, status);
     fv_cq_push(recv_cq(q), &e);
     nak(q, code);
@@ -71,6 +72,7 @@ static bool refuse_receive(struct fv_qp *q, const struct fv_rqe *r, enum ibv_wc_
 
 static bool receiver_not_ready(struct fv_qp *q) {
     nak(q, FV_NAK_RNR);
+    fv_counters.rnr_naks++;
     q->rnr_code = q->attr.min_rnr_timer;
     return false;
 }
@@ -131,6 +133,10 @@ static int scatter(struct fv_qp *q, const struct fv_rqe *r, const struct fv_pack
 // After the packet was accepted.
 static void accepted(struct fv_qp *q, const struct fv_packet *p, uint64_t now) {
     struct fv_msg *m = q->msg;
+    if (q->state == IBV_QPS_RTR && !q->established) {
+        q->established = true; // the first message came before we were ready to send
+        fv_event_qp(q, IBV_EVENT_COMM_EST);
+    }
     if (p->last) {
         q->msg = NULL;
         q->since_ack = 0;
@@ -145,7 +151,8 @@ static void accepted(struct fv_qp *q, const struct fv_packet *p, uint64_t now) {
 }
 
 static bool write_packet(struct fv_qp *q, struct fv_buf *b, uint64_t now) {
-    const struct fv_packet *p = &b->p;
+    // A copy: with the payload in its place the buffer may be gone.
+    const struct fv_packet packet = b->p, *p = &packet;
     if (!(q->attr.qp_access_flags & IBV_ACCESS_REMOTE_WRITE))
         return refuse_invalid(q);
     struct iovec to = {0};
@@ -171,7 +178,7 @@ static bool write_packet(struct fv_qp *q, struct fv_buf *b, uint64_t now) {
 }
 
 static bool send_packet(struct fv_qp *q, struct fv_buf *b, uint64_t now) {
-    const struct fv_packet *p = &b->p;
+    const struct fv_packet packet = b->p, *p = &packet;
     const struct fv_rqe *r;
     if (p->first) {
         r = take_receive(q);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -440,6 +441,54 @@ static void limits(void **state) {
     assert_int_equal(ibv_destroy_cq(a.cq), EBUSY);
 }
 
+static void memlock(void **state) {
+    (void)state;
+    setenv("FAKE_VERBS_MEMLOCK", "1", 1);
+    struct node c;
+    struct rlimit before, little;
+    assert_int_equal(getrlimit(RLIMIT_MEMLOCK, &before), 0);
+    little = before;
+    little.rlim_cur = (rlim_t)fake_verbs_count("registered_bytes") + NODE_BYTES + 4096;
+    if (setrlimit(RLIMIT_MEMLOCK, &little) != 0) {
+        print_message("RLIMIT_MEMLOCK cannot be set to %llu\n",
+                      (unsigned long long)little.rlim_cur);
+        skip();
+    }
+    node_open(&c, 0);
+    struct ibv_mr *mr = ibv_reg_mr(c.pd, c.memory, 4096, 0);
+    assert_non_null(mr);
+    assert_null(ibv_reg_mr(c.pd, c.memory, 1, 0));
+    assert_int_equal(errno, ENOMEM);
+    assert_int_equal(ibv_dereg_mr(mr), 0);
+    assert_int_equal(setrlimit(RLIMIT_MEMLOCK, &before), 0);
+    node_close(&c);
+    assert_int_equal(fake_verbs_count("devices"), 2);
+    assert_int_equal(fake_verbs_count("objects"), 2 * 5);
+    assert_int_equal(fake_verbs_count("regions"), 2);
+    assert_int_equal(fake_verbs_count("registered_bytes"), 2 * NODE_BYTES);
+    assert_int_equal(fake_verbs_count("nonsense"), -1);
+}
+
+// A message that comes before the receiver is ready to send says so by an event, which is not an error.
+static void early_message(void **state) {
+    (void)state;
+    struct node_options o = node_options();
+    struct node_address to_a, to_b;
+    qa = node_qp(&a, &o);
+    qb = node_qp(&b, &o);
+    node_address(&a, qa, &o, &to_a);
+    node_address(&b, qb, &o, &to_b);
+    assert_int_equal(node_init(qa, &o) | node_init(qb, &o), 0);
+    assert_int_equal(node_rtr(qa, &o, &to_b) | node_rtr(qb, &o, &to_a), 0);
+    assert_int_equal(node_rts(qa, &o, to_a.psn), 0);
+    node_recv(qb, &b, 2, 0, 64);
+    send_empty(1, IBV_SEND_SIGNALED);
+    expect(&b, IBV_WC_SUCCESS, 2);
+    expect(&a, IBV_WC_SUCCESS, 1);
+    assert_int_equal(event(&b).event_type, IBV_EVENT_COMM_EST);
+    assert_int_equal(node_rts(qb, &o, to_b.psn), 0);
+}
+
 static void dmabuf(void **state) {
     (void)state;
     assert_null(ibv_reg_dmabuf_mr(b.pd, 0, 4096, 0, -1, 0));
@@ -478,7 +527,8 @@ int main(void) {
         FAILURE(cut_and_healed), FAILURE(cut_by_file),     FAILURE(wrong_paths),
         FAILURE(access_errors),  FAILURE(too_long),        FAILURE(flush_all),
         FAILURE(queue_full),     FAILURE(last_byte_first), FAILURE(port_down),
-        FAILURE(device_gone),    FAILURE(limits),          FAILURE(dmabuf),
+        FAILURE(device_gone),    FAILURE(limits),          FAILURE(memlock),
+        FAILURE(early_message),  FAILURE(dmabuf),
     };
     return cmocka_run_group_tests_name("fake_verbs_failure", tests, NULL, NULL);
 }

@@ -33,9 +33,9 @@ static void remove_folder(void) {
 }
 
 void node_fresh(void) {
-    static const char *const names[] = {"DEVICES", "PORTS",  "HOST", "LINK",   "SEED",
-                                        "FAULTS",  "LEAKS",  "MTU",  "SUBNET", "ISOLATE",
-                                        "LENIENT", "DMABUF", "FORK"};
+    static const char *const names[] = {"DEVICES", "PORTS",  "HOST", "LINK",    "SEED",
+                                        "FAULTS",  "LEAKS",  "MTU",  "SUBNET",  "ISOLATE",
+                                        "LENIENT", "DMABUF", "FORK", "MEMLOCK", "SOURCE_STRICT"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char name[64];
         snprintf(name, sizeof name, "FAKE_VERBS_%s", names[i]);

@@ -20,6 +20,7 @@
      IBV_ACCESS_REMOTE_ATOMIC)
 
 int fake_verbs_control(const char *device, const char *faults);
+long fake_verbs_count(const char *what);
 
 struct node {
     struct ibv_context *context;
