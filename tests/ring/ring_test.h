@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the tests of the ring layer share: ranks as processes, through the public interface only.
+// What the tests of the ring layer share: ranks as processes, through the public interface only. A test starts
+// its ranks by itself, or is one of them, where a launcher has set RANK.
 #ifndef RDI_RING_TEST_H
 #define RDI_RING_TEST_H
 
@@ -38,10 +39,26 @@ static int rt_rank(int rank, int world, void *arg) {
     return rc;
 }
 
-// Runs fn on `ranks` processes with these options; 0 when all ranks return 0.
+// This process is one rank of a launcher's job. Each call is a job of its own; where rank 0 keeps the store,
+// each has a port of its own, as ranks may still leave the one before.
+static inline int rt_join(int ranks, struct rt_body *b) {
+    static int jobs;
+    const char *port = getenv("MASTER_PORT");
+    char next[16];
+    if (port != NULL && getenv("RONDO_STORE") == NULL && jobs++ > 0) {
+        snprintf(next, sizeof next, "%d", atoi(port) + 1);
+        setenv("MASTER_PORT", next, 1);
+    }
+    return rt_rank(atoi(getenv("RANK")), ranks, b);
+}
+
+// Runs fn on `ranks` processes with these options; 0 when all ranks return 0, or this one if it is one of them.
 static inline int rt_run(int ranks, const char *options, int (*fn)(rondo_comm *comm, void *arg),
                          void *arg) {
     struct rt_body b = {options, fn, arg};
+    if (getenv("RANK") != NULL) {
+        return rt_join(ranks, &b);
+    }
     if (rondo_spawn(rt_rank, ranks, &b) != RONDO_OK) {
         fprintf(stderr, "%d ranks, options \"%s\": %s\n", ranks, options, rondo_last_error());
         return 1;

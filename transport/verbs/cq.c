@@ -113,7 +113,7 @@ int rdi_verbs_mend(struct rdi_verbs_net *n) {
 
 static void complete(struct rdi_verbs_net *n, unsigned rail, const struct ibv_wc *wc) {
     struct rdi_verbs_qp *q = rdi_verbs_qp_find(n, rail, wc->qp_num);
-    if (q == NULL) {
+    if (q == NULL || (wc->wr_id >> 32 & 0x7fffffff) != q->generation) {
         return; // destroyed meanwhile
     }
     bool receive = wc->wr_id & RDI_VERBS_RECV;
@@ -121,7 +121,7 @@ static void complete(struct rdi_verbs_net *n, unsigned rail, const struct ibv_wc
     if (wc->status != IBV_WC_SUCCESS) {
         bad_completion(q, wc);
     } else if (!receive) {
-        rdi_verbs_qp_retire(q, wc->wr_id);
+        rdi_verbs_qp_retire(q, (uint32_t)wc->wr_id);
     } else if (q->link->base.sender) {
         rdi_verbs_take_credit(q, wc);
     } else {

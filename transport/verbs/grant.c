@@ -74,6 +74,11 @@ static rondo_status build(struct rdi_verbs_link *l, unsigned *bad, char *why, si
     }
     for (unsigned i = 0; i < l->nqps; i++) {
         rondo_status s = rdi_verbs_qp_make(l, i);
+        if (s == RONDO_ERR_SYSTEM) { // this device; others may do better
+            *bad = 1u << i % l->nused;
+            snprintf(why, cap, "%s", rondo_last_error());
+            return RONDO_OK;
+        }
         if (s != RONDO_OK) {
             return s;
         }

@@ -48,6 +48,15 @@ static void take_bye(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
     rdi_verbs_check_bye(l);
 }
 
+// The bits say which of the pairs that were offered; here they count among all.
+static void take_again(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
+    unsigned pairs = 0;
+    for (unsigned i = 0; i < l->nused; i++) {
+        pairs |= m->bad & 1u << i ? 1u << l->used[i] : 0;
+    }
+    rdi_verbs_offer_failed(l, pairs, m->text);
+}
+
 static void take_lost(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
     if (l->base.state == RDI_LINK_UP) {
         rdi_verbs_link_lost(l, m->text);
@@ -96,7 +105,7 @@ void rdi_verbs_inner_ctrl(void *self, struct rdi_link *inner, unsigned type, con
     } else if (type == RDI_VERBS_GRANT) {
         rdi_verbs_take_grant(l, &m);
     } else if (type == RDI_VERBS_AGAIN && l->step == RDI_VERBS_OFFERED) {
-        rdi_verbs_offer_failed(l, m.bad, m.text);
+        take_again(l, &m);
     } else if (type == RDI_VERBS_READY && l->step == RDI_VERBS_GRANTED) {
         rdi_verbs_link_up(l);
     } else if (type == RDI_VERBS_LOST) {

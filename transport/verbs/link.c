@@ -190,6 +190,7 @@ void rdi_verbs_link_lost(struct rdi_verbs_link *l, const char *why) {
         return;
     }
     snprintf(l->base.why, sizeof l->base.why, "%s", why);
+    snprintf(l->reason, sizeof l->reason, "%s", why);
     for (unsigned i = 0; i < l->nqps; i++) {
         rdi_verbs_qp_error(&l->qps[i]);
     }

@@ -43,9 +43,20 @@ static rondo_status open_rails(struct rdi_verbs_net *n) {
     }
     s = rdi_verbs_choose_ports(ports, count, o, chosen, &nchosen);
     for (unsigned i = 0; i < nchosen && s == RONDO_OK; i++) {
-        s = rdi_verbs_rail_open(&n->rails[i], n->v, &ports[chosen[i]], o);
+        const struct rdi_verbs_port *p = &ports[chosen[i]];
+        if (p->iwarp) {
+            continue; // its queue pairs cannot be connected by their numbers
+        }
+        n->inline_max[n->nrails] = (uint32_t)o->num[RDI_OPT_VERBS_INLINE];
+        s = rdi_verbs_rail_open(&n->rails[n->nrails], n->v, p, o);
         n->nrails += s == RONDO_OK;
-        n->inline_max[i] = (uint32_t)o->num[RDI_OPT_VERBS_INLINE];
+    }
+    if (s == RONDO_OK && n->nrails == 0) {
+        s = rdi_fail(
+            RONDO_ERR_UNSUPPORTED,
+            "verbs: %s is an iWARP device, which takes connections from the RDMA connection "
+            "manager only; tcp serves there",
+            ports[chosen[0]].device);
     }
     free(ports);
     return s;
@@ -185,6 +196,11 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
         return s;
     }
     describe_rails(n);
+    if (n->rails[0].fork_unsafe) {
+        rdi_log(&params->env, RONDO_LOG_WARN,
+                "a child that this process forks could disturb RDMA transfers: the kernel and "
+                "libibverbs do not protect their memory from it");
+    }
     *out = &n->base;
     return RONDO_OK;
 }

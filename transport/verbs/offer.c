@@ -11,6 +11,7 @@
 
 #define BACKOFF_MIN 10 // ms between attempts with the same pairs of ports, doubled each time
 #define BACKOFF_MAX 500
+#define INNER_PATIENCE (2000 * RDI_MS)
 
 // ---- Attempts ------------------------------------------------------------------------------------
 
@@ -77,6 +78,10 @@ void rdi_verbs_offer_start(struct rdi_verbs_link *l) {
     l->nqps = l->nused * rdi_verbs_net_of(l)->qps;
     for (unsigned i = 0; i < l->nqps; i++) {
         rondo_status s = rdi_verbs_qp_make(l, i);
+        if (s == RONDO_ERR_SYSTEM) { // this device; others may do better
+            rdi_verbs_offer_failed(l, 1u << l->used[i % l->nused], rondo_last_error());
+            return;
+        }
         if (s != RONDO_OK) {
             rdi_verbs_link_fail(l, true, s, "%s", rondo_last_error());
             return;
@@ -258,7 +263,8 @@ void rdi_verbs_offer_tick(struct rdi_verbs_link *l, uint64_t now) {
     if (l->base.state != RDI_LINK_CONNECTING) {
         return;
     }
-    if (now >= l->deadline) {
+    // When the inner link does not come up, its own words tell more.
+    if (now >= l->deadline + (l->inner_up ? 0 : INNER_PATIENCE)) {
         give_up(l);
     } else if (l->step == RDI_VERBS_PINGING && now >= l->ping_until) {
         ping_timeout(l);

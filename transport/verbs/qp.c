@@ -47,12 +47,12 @@ static void choose_sizes(struct rdi_verbs_qp *q) {
 }
 
 static rondo_status check_sizes(const struct rdi_verbs_qp *q, const struct rdi_verbs_rail *r) {
-    uint32_t most = (uint32_t)r->info.attr.max_qp_wr;
+    uint32_t most = (uint32_t)r->info.attr.max_qp_wr, slots = q->link->base.slots;
     if (q->sq_size > most || q->rq_size > most) {
         return rdi_fail(RONDO_ERR_UNSUPPORTED,
                         "%s has queue pairs of %u work requests, and a link of %u slots needs %u; "
                         "lower option slots",
-                        r->info.device, most, q->link->base.slots,
+                        r->info.device, most, slots != 0 ? slots : rdi_verbs_net_of(q->link)->slots,
                         q->sq_size > q->rq_size ? q->sq_size : q->rq_size);
     }
     if (q->sq_size + q->rq_size > r->cq_size - r->cq_used) {
@@ -128,6 +128,7 @@ rondo_status rdi_verbs_qp_make(struct rdi_verbs_link *l, unsigned index) {
                               r->info.device, q->sq_size, q->rq_size);
     }
     r->cq_used += q->sq_size + q->rq_size;
+    q->generation = ++n->generation & 0x7fffffff;
     n->base.params.env.random(n->base.params.env.self, &q->psn, sizeof q->psn);
     q->psn &= PSN_MASK;
     struct rdi_verbs_qp **b = &n->buckets[bucket(q->rail, q->qp->qp_num)];
@@ -225,9 +226,13 @@ void rdi_verbs_qp_destroy(struct rdi_verbs_qp *q) {
 
 // ---- Work requests -------------------------------------------------------------------------------
 
-int rdi_verbs_qp_receive(struct rdi_verbs_qp *q, uint64_t id, void *to, uint32_t bytes) {
+static uint64_t id_of(const struct rdi_verbs_qp *q, uint64_t number) {
+    return (uint64_t)q->generation << 32 | (uint32_t)number;
+}
+
+int rdi_verbs_qp_receive(struct rdi_verbs_qp *q, uint32_t id, void *to, uint32_t bytes) {
     struct ibv_sge sge = {.addr = (uintptr_t)to, .length = bytes};
-    struct ibv_recv_wr wr = {.wr_id = RDI_VERBS_RECV | id}, *bad;
+    struct ibv_recv_wr wr = {.wr_id = RDI_VERBS_RECV | id_of(q, id)}, *bad;
     if (to != NULL) {
         sge.lkey = q->link->mr[q->rail]->lkey;
         wr.sg_list = &sge;
@@ -251,9 +256,9 @@ bool rdi_verbs_qp_send(struct rdi_verbs_qp *q, struct ibv_send_wr *first, unsign
     struct ibv_send_wr *bad = NULL, *wr = first;
     for (unsigned i = 0; i < count; i++) {
         bool last = i + 1 == count;
-        wr->wr_id = q->sq_tail + i;
+        wr->wr_id = id_of(q, q->sq_tail + i);
         wr->send_flags |= last && signaled ? (unsigned)IBV_SEND_SIGNALED : 0u;
-        q->sq[wr->wr_id % q->sq_size] = last ? seq : RDI_VERBS_NONE;
+        q->sq[(q->sq_tail + i) % q->sq_size] = last ? seq : RDI_VERBS_NONE;
         wr->next = last ? NULL : wr + 1;
         wr = last ? wr : wr + 1;
     }
@@ -267,8 +272,9 @@ bool rdi_verbs_qp_send(struct rdi_verbs_qp *q, struct ibv_send_wr *first, unsign
     return true;
 }
 
-void rdi_verbs_qp_retire(struct rdi_verbs_qp *q, uint64_t id) {
-    if (id < q->sq_head || id >= q->sq_tail) {
+void rdi_verbs_qp_retire(struct rdi_verbs_qp *q, uint32_t number) {
+    uint64_t id = rdi_verbs_later(q->sq_head, number);
+    if (id >= q->sq_tail) {
         rdi_verbs_broken(q, "a completion for a work request that was not posted");
         return;
     }

@@ -24,8 +24,8 @@ static uint8_t *slot_of(const struct rdi_verbs_link *l, uint64_t seq) {
 }
 
 static int post_slot(struct rdi_verbs_link *l, uint64_t seq) {
-    return rdi_verbs_qp_receive(&l->qps[seq % l->nqps], seq % l->base.slots, slot_of(l, seq),
-                                l->stride);
+    return rdi_verbs_qp_receive(&l->qps[seq % l->nqps], (uint32_t)(seq % l->base.slots),
+                                slot_of(l, seq), l->stride);
 }
 
 static int fill_sender(struct rdi_verbs_qp *q) {

@@ -7,6 +7,10 @@
 //
 // A message is sent when all its work requests are done; `sent` counts those without a gap. Only some work
 // requests ask for a completion, which retires all before it on its queue pair.
+//
+// Algorithms of the layer above overwrite a source before that where the peer must have consumed the message
+// first. That is safe on a reliable connection: what the device may then still repeat, the peer's device has
+// had and drops.
 #include "transport/verbs/verbs.h"
 
 #include <arpa/inet.h>
@@ -321,7 +325,7 @@ void rdi_verbs_take_credit(struct rdi_verbs_qp *q, const struct ibv_wc *wc) {
     struct rdi_verbs_link *l = q->link;
     struct rdi_link *b = &l->base;
     uint64_t known = b->credit - b->slots, released;
-    uint64_t *word = (uint64_t *)(void *)(l->memory + l->words) + (wc->wr_id & 0xffffffffu);
+    uint64_t *word = (uint64_t *)(void *)(l->memory + l->words) + (uint32_t)wc->wr_id;
     if (l->mode == RDI_VERBS_SEND) {
         released = wc->byte_len == sizeof *word ? *word : UINT64_MAX;
     } else {
@@ -337,7 +341,7 @@ void rdi_verbs_take_credit(struct rdi_verbs_qp *q, const struct ibv_wc *wc) {
     }
     b->credit = released + b->slots;
     if (!q->error) {
-        rdi_verbs_qp_receive(q, wc->wr_id & ~RDI_VERBS_RECV,
-                             l->mode == RDI_VERBS_SEND ? word : NULL, sizeof *word);
+        rdi_verbs_qp_receive(q, (uint32_t)wc->wr_id, l->mode == RDI_VERBS_SEND ? word : NULL,
+                             sizeof *word);
     }
 }

@@ -39,9 +39,10 @@
 #define RDI_VERBS_BUCKETS 256u
 #define RDI_VERBS_HEAD 1024u // of the sender, for each slot: header and small payloads
 #define RDI_VERBS_SMALL (RDI_VERBS_HEAD - RDI_VERBS_HEADER)
-#define RDI_VERBS_RECV (UINT64_C(1) << 63) // in wr_id: a receive
-#define RDI_VERBS_NONE UINT64_MAX          // a work request that belongs to no message
-#define RDI_VERBS_PING (UINT64_MAX - 1)    // the one that proves the way
+#define RDI_VERBS_RECV \
+    (UINT64_C(1) << 63)                 // in wr_id: a receive; below: generation 31, number 32 bits
+#define RDI_VERBS_NONE UINT64_MAX       // a work request that belongs to no message
+#define RDI_VERBS_PING (UINT64_MAX - 1) // the one that proves the way
 
 struct rdi_verbs_net;
 struct rdi_verbs_link;
@@ -52,6 +53,8 @@ struct rdi_verbs_qp {
     struct ibv_qp *qp; // NULL: not made
     unsigned index;    // in its link
     unsigned rail;     // of ours
+    uint32_t
+        generation; // in wr_id, so that no completion of a queue pair before counts for this one
     uint32_t psn, peer_qpn, peer_psn;
     uint32_t inline_max;
     bool error; // we took it to the error state
@@ -165,6 +168,7 @@ struct rdi_verbs_net {
     unsigned nbroken;
     bool closing; // takes no new links
     struct rdi_verbs_qp *buckets[RDI_VERBS_BUCKETS];
+    uint32_t generation; // of the last queue pair
     unsigned tick, idle;
     unsigned depth; // > 0: within progress(), so memory is kept
 };
@@ -191,7 +195,7 @@ void rdi_verbs_qp_error(struct rdi_verbs_qp *q);
 void rdi_verbs_qp_destroy(struct rdi_verbs_qp *q);
 struct rdi_verbs_qp *rdi_verbs_qp_find(struct rdi_verbs_net *n, unsigned rail, uint32_t qpn);
 // Posts a receive for `bytes` at `to` (NULL: none). 0 or an errno; also tells the link of the latter.
-int rdi_verbs_qp_receive(struct rdi_verbs_qp *q, uint64_t id, void *to, uint32_t bytes);
+int rdi_verbs_qp_receive(struct rdi_verbs_qp *q, uint32_t id, void *to, uint32_t bytes);
 // Posts a list of `count` work requests, of which the last belongs to `seq`; `signaled`: asks for a
 // completion. False: it was refused, the link is broken.
 bool rdi_verbs_qp_send(struct rdi_verbs_qp *q, struct ibv_send_wr *first, unsigned count,
@@ -199,7 +203,7 @@ bool rdi_verbs_qp_send(struct rdi_verbs_qp *q, struct ibv_send_wr *first, unsign
 // Whether `count` more fit, with one in reserve for flushing.
 bool rdi_verbs_qp_room(const struct rdi_verbs_qp *q, unsigned count);
 // All work requests up to this one are done.
-void rdi_verbs_qp_retire(struct rdi_verbs_qp *q, uint64_t id);
+void rdi_verbs_qp_retire(struct rdi_verbs_qp *q, uint32_t number);
 // "rank 0 on host a (mlx5_0 port 1, GID 10.0.0.1, QP 17) and rank 1 on host b (...)".
 const char *rdi_verbs_ends(const struct rdi_verbs_link *l, const struct rdi_verbs_qp *q, char *buf,
                            size_t cap);
