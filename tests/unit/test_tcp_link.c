@@ -469,6 +469,30 @@ static void test_bye_from_sender(void **state) {
     pair_close(&p);
 }
 
+// With several connections the good-bye on another one can be read before a control message on the first.
+static void test_bye_behind_control(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",tcp_sockets=3", LO);
+    pair_connect(&p);
+    struct rdi_tcp_link *in = (struct rdi_tcp_link *)p.side[1].accepted;
+    assert_int_equal(p.link->ops->ctrl(p.link, 9, "last words", 10), RONDO_OK);
+    p.link->ops->close_link(p.link, true);
+    p.link = NULL;
+    uint64_t until = pair_now() + PAIR_SECONDS * 1000000000u;
+    while (!in->paths[2]->said_bye && pair_now() < until) {
+        rdi_tcp_rx(in->paths[2]);
+    }
+    rdi_tcp_rx(in->paths[2]); // nor is its end a loss
+    assert_int_equal(in->base.state, RDI_LINK_UP);
+    assert_int_equal(p.side[1].ctrls, 0);
+    pair_drive_until(&p, in->base.state != RDI_LINK_UP);
+    assert_int_equal(in->base.state, RDI_LINK_CLOSED);
+    assert_int_equal(p.side[1].ctrls, 1);
+    assert_int_equal(p.side[1].ctrl[0].type, 9);
+    pair_close(&p);
+}
+
 static void test_bye_from_receiver(void **state) {
     (void)state;
     struct pair p;
@@ -708,6 +732,7 @@ int main(void) {
         cmocka_unit_test(test_ctrl_beside_messages),
         cmocka_unit_test(test_ctrl_without_room),
         cmocka_unit_test(test_bye_from_sender),
+        cmocka_unit_test(test_bye_behind_control),
         cmocka_unit_test(test_bye_from_receiver),
         cmocka_unit_test(test_bye_before_reset),
         cmocka_unit_test(test_bye_behind_little_output),

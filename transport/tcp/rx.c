@@ -141,9 +141,13 @@ static bool take_frame(struct rdi_tcp_path *p) {
         if (l->base.sender) {
             take_ack(l, &f);
         }
-        l->bye = true;
-        l->bye_at = f.seq;
-        check_bye(l);
+        p->said_bye = true;
+        // Control messages come on the first path: its good-bye is behind them.
+        if (p->index == 0) {
+            l->bye = true;
+            l->bye_at = f.seq;
+            check_bye(l);
+        }
         break;
     }
     return p->stage == RDI_TCP_OPEN;
@@ -201,6 +205,11 @@ static ssize_t read_some(struct rdi_tcp_path *p, size_t *asked) {
 }
 
 static void ended(struct rdi_tcp_path *p, int err) {
+    if (p->said_bye) { // the link's other paths have more to say
+        rdi_tcp_path_cool(p);
+        rdi_tcp_path_watch(p, 0);
+        return;
+    }
     err = err == 0 && p->tx.dead && p->tx.error != EPIPE ? p->tx.error : err;
     rdi_tcp_link_lost(p->link, p, err == 0 ? "closed by the other side" : "broken", err);
 }
