@@ -283,6 +283,7 @@ struct rdi_net_ops {
     rondo_status (*open)(const struct rdi_net_params *params, struct rdi_net **out);
 
     // Closes what open() made. All links were closed before. Nothing of it is left (fds, maps, threads, files).
+    // Waits for at most a second where last messages would otherwise be lost.
     void (*close)(struct rdi_net *net);
 
     // This net's address for peers: at most RDI_BLOB_MAX bytes, no pointers, readable on other machines.
@@ -313,7 +314,8 @@ struct rdi_net_ops {
     // latest when half of the slots are free or at the next arm(), whichever is first.
     void (*release)(struct rdi_link *link, uint64_t upto);
 
-    // Sends a control message of at most RDI_CTRL_MAX bytes, outside credit and in either direction.
+    // Sends a control message of at most RDI_CTRL_MAX bytes, outside credit and in either direction. Types from
+    // 64 on belong to the transports.
     // RONDO_AGAIN when there is no room (try after progress()) or while CONNECTING.
     rondo_status (*ctrl)(struct rdi_link *link, unsigned type, const void *msg, size_t len);
 
@@ -336,7 +338,7 @@ struct rdi_net_ops {
 
     // Prepares to sleep on fd(): flushes what was put off (credit), asks peers to wake us. RONDO_OK: fd() gets
     // readable (level triggered) as soon as progress() would find something. RONDO_AGAIN: something is there
-    // already, do not sleep. *timeout_ns is lowered if the transport wants progress() by a time of its own.
+    // already (counters may have moved), do not sleep. *timeout_ns is lowered if the transport wants progress() by a time of its own.
     rondo_status (*arm)(struct rdi_net *net, uint64_t *timeout_ns);
     // After sleeping, or after arm() by another net said RONDO_AGAIN.
     void (*disarm)(struct rdi_net *net);

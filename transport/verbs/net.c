@@ -267,6 +267,7 @@ static int look_around(struct rdi_verbs_net *n) {
         moved += rdi_verbs_async(n);
     }
     moved += n->inner->ops->progress(n->inner, false);
+    n->base.strangers = n->inner->strangers;
     uint64_t now = n->links != NULL ? rdi_verbs_now(n) : 0;
     for (struct rdi_verbs_link *l = n->links, *next; l != NULL; l = next) {
         next = l->next;
