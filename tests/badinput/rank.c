@@ -3,7 +3,7 @@
 // and says in one line how it ended, and when (CLOCK_MONOTONIC, which is the cases' clock too).
 //
 //   badinput_rank [--options TEXT] [--deny memfd|shm] [--count N] [--steps N | --seconds S] [--mem]
-//                 [--quit RANK] [PROGRAM ARGUMENT...]
+//                 [--until FILE] [--quit RANK] [PROGRAM ARGUMENT...]
 //
 // PROGRAM: runs it instead, with the same system calls denied.
 //
@@ -30,10 +30,11 @@ enum { EXIT_USAGE = 2, EXIT_ERROR = 3, EXIT_WRONG = 4, QUIT_AT = 20 };
 struct wish {
     const char *options, *deny;
     size_t count;
-    long steps;     // 0: by time
-    double seconds; // rank 0 decides
-    bool mem;       // memory that peers can map
-    int quit;       // this rank leaves without a word after some steps; -1: none
+    long steps;        // 0: by time
+    double seconds;    // rank 0 decides
+    const char *until; // or as soon as there is such a file
+    bool mem;          // memory that peers can map
+    int quit;          // this rank leaves without a word after some steps; -1: none
 };
 
 static double now(void) {
@@ -91,11 +92,16 @@ static bool is_right(const float *x, size_t count, int ranks, long step) {
     return x[0] == 0 || x[0] == 1;
 }
 
+static bool is_over(const struct wish *w, long step, double end) {
+    return (w->until != NULL && access(w->until, F_OK) == 0) ||
+           (w->steps > 0 ? step + 1 == w->steps : now() >= end);
+}
+
 static int reduce(rondo_comm *comm, const struct wish *w, float *x, float *sum) {
     int rank = rondo_comm_rank(comm), ranks = rondo_comm_size(comm);
     double end = now() + w->seconds;
     for (long step = 0;; step++) {
-        bool stop = rank == 0 && (w->steps > 0 ? step + 1 == w->steps : now() >= end);
+        bool stop = rank == 0 && is_over(w, step, end);
         fill(x, w->count, rank, step, stop);
         rondo_status s = rondo_all_reduce(x, sum, w->count, RONDO_F32, RONDO_SUM, comm);
         if (s != RONDO_OK) {
@@ -153,11 +159,15 @@ static int run(const struct wish *w) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option rows[] = {
-        {"options", required_argument, NULL, 'o'}, {"deny", required_argument, NULL, 'd'},
-        {"count", required_argument, NULL, 'c'},   {"steps", required_argument, NULL, 'n'},
-        {"seconds", required_argument, NULL, 's'}, {"mem", no_argument, NULL, 'm'},
-        {"quit", required_argument, NULL, 'q'},    {NULL, 0, NULL, 0}};
+    static const struct option rows[] = {{"options", required_argument, NULL, 'o'},
+                                         {"deny", required_argument, NULL, 'd'},
+                                         {"count", required_argument, NULL, 'c'},
+                                         {"steps", required_argument, NULL, 'n'},
+                                         {"seconds", required_argument, NULL, 's'},
+                                         {"mem", no_argument, NULL, 'm'},
+                                         {"quit", required_argument, NULL, 'q'},
+                                         {"until", required_argument, NULL, 'u'},
+                                         {NULL, 0, NULL, 0}};
     struct wish w = {.count = 1000, .steps = 10, .quit = -1};
     for (int c; (c = getopt_long(argc, argv, "+", rows, NULL)) != -1;) {
         switch (c) {
@@ -182,6 +192,9 @@ int main(int argc, char **argv) {
             break;
         case 'q':
             w.quit = atoi(optarg);
+            break;
+        case 'u':
+            w.until = optarg;
             break;
         default:
             return EXIT_USAGE;

@@ -121,7 +121,8 @@ def spoil(job, transport, ranks, many):
     seed = random.randrange(1 << 32)
     print(f"    seed {seed}")
     rng = random.Random(seed)
-    run = job.run(ranks, Programs.rank, "--seconds", 3, "--count", 100000,
+    enough = os.path.join(job.folder, "enough")
+    run = job.run(ranks, Programs.rank, "--seconds", 100, "--until", enough, "--count", 100000,
                   options=("--master-port", job.port), RONDO_TRANSPORT=transport, RONDO_INTERFACE="lo")
     job.until("(?s)" + "ready.*" * ranks)
     pids = job.members()
@@ -141,7 +142,10 @@ def spoil(job, transport, ranks, many):
             return s
         held += pour(dial, rng, SHM)
         held += [dial() for _ in range(20)]
-    job.wait(30)
+    time.sleep(0.5)  # some steps more
+    with open(enough, "w", encoding="ascii"):
+        pass
+    job.wait(60)
     expect_ok([run], ranks)
     for s in held:
         s.close()
