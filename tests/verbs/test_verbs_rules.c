@@ -151,6 +151,40 @@ static void test_signaled(void **state) {
     }
 }
 
+// One of two stripes is done, the other is on its way: the message is neither sent nor there.
+static void test_every_stripe_counts(void **state) {
+    (void)state;
+    struct pair p;
+    const char *options = LO ",chunk=32K,verbs_stripe=4K,verbs_timeout=500ms";
+    verbs_open(&p, options, options);
+    pair_connect(&p);
+    struct rdi_verbs_link *l = verbs_of(p.link);
+    struct rdi_link *in = p.side[1].accepted;
+    assert_int_equal(l->nqps, 2);
+    uint8_t *data = malloc(32768);
+    assert_non_null(data);
+    for (uint64_t seq = 0; seq < 2; seq++) {
+        struct rdi_put put = {.data = data, .len = 32768, .flags = RDI_PUT_ACK};
+        pair_fill(data, seq, put.len);
+        fake_control(seq % 2 == 0 ? "fake0" : "fake1", "cut=0");
+        assert_int_equal(p.link->ops->put(p.link, &put), RONDO_OK);
+        const struct rdi_verbs_qp *other = &l->qps[l->qps[0].rail == seq % 2];
+        pair_drive_until(&p, other->sq_head == other->sq_tail);
+        for (int i = 0; i < 20; i++) { // the receiver gets its half as well
+            pair_turn(&p);
+        }
+        assert_int_equal(p.link->sent, seq);
+        assert_int_equal(in->arrived, seq);
+        fake_control(NULL, "");
+        pair_drive_until(&p, p.link->sent == seq + 1 && in->arrived == seq + 1);
+        struct rdi_msg m;
+        in->ops->peek(in, seq, &m);
+        assert_true(m.len == put.len && pair_matches(m.data, seq, m.len));
+    }
+    free(data);
+    pair_close(&p);
+}
+
 // A message is on its way and more ranges are registered and used than are kept: its own stays.
 static void test_registration_is_held(void **state) {
     (void)state;
@@ -158,7 +192,7 @@ static void test_registration_is_held(void **state) {
     struct pair p;
     void *block;
     struct rdi_verbs_mr *held;
-    verbs_open(&p, ONE ",verbs_timeout=2s", ONE ",verbs_timeout=2s");
+    verbs_open(&p, ONE ",verbs_timeout=1s", ONE ",verbs_timeout=1s");
     pair_connect(&p);
     uint8_t *many = aligned_alloc(PAGE, (size_t)RANGES * PAGE);
     assert_non_null(many);
@@ -188,7 +222,48 @@ static void test_registration_is_held(void **state) {
     free(many);
 }
 
-// ---- Reset ---------------------------------------------------------------------------------------
+// ---- Loss and reset ------------------------------------------------------------------------------
+
+// Of a receive that comes back by an error only its number and that error mean something, and all come back.
+static void test_flushed_receives_are_counted(void **state) {
+    (void)state;
+    static const char *const options[] = {ONE ",slots=16,verbs_qps=3",
+                                          ONE ",slots=16,verbs_mode=send"};
+    for (int i = 0; i < 2; i++) {
+        struct pair p;
+        verbs_open(&p, options[i], options[i]);
+        pair_connect(&p);
+        struct rdi_verbs_link *in = verbs_of(p.side[1].accepted);
+        assert_true(rdi_verbs_test_cut(&in->base, 0));
+        pair_drive_until(&p, p.link->state == RDI_LINK_LOST && in->base.state == RDI_LINK_LOST);
+        for (unsigned k = 0; k < in->nqps; k++) {
+            pair_drive_until(&p, in->qps[k].rq_left == 0);
+            assert_non_null(in->qps[k].qp); // not because it was given up
+        }
+        pair_close(&p);
+    }
+}
+
+// A queue pair's flush tells nothing; what explains it may come later, and must not be hidden.
+static void test_cause_behind_flushes(void **state) {
+    (void)state;
+    struct pair p;
+    verbs_open(&p, ONE, ONE);
+    pair_connect(&p);
+    struct rdi_verbs_link *l = verbs_of(p.link);
+    assert_true(rdi_verbs_test_cut(p.link, 0));
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (!l->broken && pair_now() < end) {
+        rdi_verbs_poll(rdi_verbs_net_of(l));
+    }
+    assert_true(l->broken);
+    rdi_verbs_broken(&l->qps[0], "the cable is cut");
+    pair_drive_until(&p, p.link->state == RDI_LINK_LOST);
+    if (strstr(p.link->why, "the cable is cut") == NULL) {
+        fail_msg("\"%s\" hides the cause", p.link->why);
+    }
+    pair_close(&p);
+}
 
 // The sender knows that all were delivered, the receiver has looked at none: more completions wait there than
 // it takes in one turn, and the new epoch begins.
@@ -258,7 +333,10 @@ int main(void) {
         cmocka_unit_test(test_weather_breaks_nothing),
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_signaled),
+        cmocka_unit_test(test_every_stripe_counts),
         cmocka_unit_test(test_registration_is_held),
+        cmocka_unit_test(test_flushed_receives_are_counted),
+        cmocka_unit_test(test_cause_behind_flushes),
         cmocka_unit_test(test_reset_counts_what_completed),
         cmocka_unit_test(test_first_rail_goes_and_comes),
     };
