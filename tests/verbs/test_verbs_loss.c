@@ -67,10 +67,7 @@ static void one_rail_goes(const char *fault, const char *cause) {
     assert_int_equal(s.resets, 0);
     fake_control("fake1", fault);
     s.count = 300;
-    while (p.link->state != RDI_LINK_LOST) {
-        stream_step(&s);
-        pair_turn(&p);
-    }
+    pair_drive_until(&p, p.link->state == RDI_LINK_LOST || (stream_step(&s), false));
     assert_non_null(strstr(p.link->why, "rank 0 on host hosta"));
     assert_non_null(strstr(p.link->why, "rank 1 on host hostb"));
     assert_non_null(strstr(p.link->why, "fake1 port 1"));
@@ -146,6 +143,59 @@ static void test_gives_up(void **state) {
     struct rdi_link *in = p.side[1].accepted;
     pair_drive_until(&p, in->state == RDI_LINK_FAILED);
     assert_int_equal(in->status, RONDO_ERR_PATH);
+    pair_close(&p);
+}
+
+static void turn_of(struct side *s) {
+    if (s->net->ops->progress(s->net, false) == 0) {
+        poll(NULL, 0, 1);
+    }
+}
+
+// The path is lost and the peer's host with it: its connections stand, and nothing comes. Or it is only late.
+static void lose_peer(struct pair *p, const char *options) {
+    verbs_open(p, options, options);
+    pair_connect(p);
+    fake_control(NULL, "cut=0");
+    struct rdi_put put = {.data = p, .len = 8, .flags = RDI_PUT_ACK};
+    assert_int_equal(p->link->ops->put(p->link, &put), RONDO_OK);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (p->link->state == RDI_LINK_UP && pair_now() < end) {
+        turn_of(&p->side[0]);
+    }
+    assert_int_equal(p->link->state, RDI_LINK_LOST);
+    assert_int_equal(p->link->ops->reset(p->link, p->link->epoch + 1), RONDO_OK);
+}
+
+static void test_peer_is_silent(void **state) {
+    (void)state;
+    struct pair p;
+    lose_peer(&p, ONE ",path_grace=1200ms");
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (p.link->state != RDI_LINK_FAILED && pair_now() < end) {
+        turn_of(&p.side[0]);
+    }
+    assert_int_equal(p.link->state, RDI_LINK_FAILED);
+    assert_int_equal(p.link->status, RONDO_ERR_PEER);
+    assert_non_null(strstr(p.link->why, "rank 1 on host hostb"));
+    assert_non_null(strstr(p.link->why, "nothing answers there"));
+    assert_null(strstr(p.link->why, "lives"));
+    pair_close(&p);
+}
+
+static void test_peer_comes_back(void **state) {
+    (void)state;
+    struct pair p;
+    lose_peer(&p, ONE ",path_grace=60s");
+    const struct rdi_verbs_link *l = (const struct rdi_verbs_link *)p.link;
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while ((l->inner->epoch == 0 || l->inner->state != RDI_LINK_CONNECTING) && pair_now() < end) {
+        turn_of(&p.side[0]); // the inner link is made anew, as it might wait for long otherwise
+    }
+    fake_control(NULL, "");
+    pair_drive_until(&p, p.link->state == RDI_LINK_UP);
+    assert_int_equal(p.side[1].accepts, 1);
+    pair_drive_until(&p, p.side[1].accepted->state == RDI_LINK_UP);
     pair_close(&p);
 }
 
@@ -286,6 +336,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_all_devices_are_removed),
         cmocka_unit_test(test_the_only_port_comes_back),
         cmocka_unit_test(test_gives_up),
+        cmocka_unit_test(test_peer_is_silent),
+        cmocka_unit_test(test_peer_comes_back),
         cmocka_unit_test(test_begins_with_what_works),
         cmocka_unit_test(test_no_way_at_all),
         cmocka_unit_test(test_registration_fails),

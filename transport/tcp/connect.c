@@ -14,8 +14,10 @@
 
 #define BACKOFF_MIN 10 // ms between attempts, doubled each time
 #define BACKOFF_MAX 500
-#define REFUSED_PATIENCE (3000 * RDI_MS) // a peer that refuses for so long will not come
-#define RAIL_PATIENCE (3000 * RDI_MS)    // a rail that others are so far ahead of is given up
+#define REFUSED_PATIENCE (3000 * RDI_MS)   // a peer that refuses for so long will not come
+#define RAIL_PATIENCE (3000 * RDI_MS)      // a rail that others are so far ahead of is given up
+#define LOST_RAIL_PATIENCE (1000 * RDI_MS) // the same, of a rail that may be why the link was lost
+#define REDIAL (300 * RDI_MS)              // the kernel would repeat itself less and less often
 
 // ---- Attempts ------------------------------------------------------------------------------------
 
@@ -376,6 +378,20 @@ static const struct rdi_tcp_path *slow_path(const struct rdi_tcp_link *l) {
     return others ? slow : NULL;
 }
 
+static uint64_t rail_patience(const struct rdi_tcp_link *l) {
+    return l->was_up ? LOST_RAIL_PATIENCE : RAIL_PATIENCE;
+}
+
+// Nothing answers where the peer was: the network is away, and may come back at any time.
+static bool is_unanswered(const struct rdi_tcp_link *l) {
+    for (unsigned i = 0; i < l->npaths; i++) {
+        if (l->paths[i] == NULL || l->paths[i]->stage != RDI_TCP_CONNECTING) {
+            return false;
+        }
+    }
+    return l->was_up && l->retry_at == 0;
+}
+
 void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now) {
     if (l->base.state != RDI_LINK_CONNECTING) {
         return;
@@ -390,7 +406,10 @@ void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now) {
         give_up(l);
     } else if (l->retry_at != 0 && now >= l->retry_at) {
         rdi_tcp_connect_start(l);
-    } else if (l->nroutes > 1 && now - l->attempt_at >= RAIL_PATIENCE) {
+    } else if (now - l->attempt_at >= REDIAL && is_unanswered(l)) {
+        rdi_tcp_link_drop_paths(l);
+        rdi_tcp_connect_start(l);
+    } else if (l->nroutes > 1 && now - l->attempt_at >= rail_patience(l)) {
         const struct rdi_tcp_path *slow = slow_path(l);
         if (slow != NULL) {
             attempt_failed(l, slow->route, RONDO_ERR_PATH, ETIMEDOUT, "connect");
@@ -402,8 +421,10 @@ uint64_t rdi_tcp_connect_next(const struct rdi_tcp_link *l) {
     uint64_t at = l->deadline;
     if (l->base.sender) {
         at = l->retry_at != 0 && l->retry_at < at ? l->retry_at : at;
-        if (l->nroutes > 1 && l->retry_at == 0 && l->attempt_at + RAIL_PATIENCE < at) {
-            at = l->attempt_at + RAIL_PATIENCE;
+        if (is_unanswered(l) && l->attempt_at + REDIAL < at) {
+            at = l->attempt_at + REDIAL;
+        } else if (l->nroutes > 1 && l->retry_at == 0 && l->attempt_at + rail_patience(l) < at) {
+            at = l->attempt_at + rail_patience(l);
         }
     } else if (l->base.state == RDI_LINK_LOST && l->probe == NULL && l->probe_to.ss_family != 0 &&
                l->probe_at < at) {

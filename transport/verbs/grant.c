@@ -203,7 +203,7 @@ void rdi_verbs_take_offer(struct rdi_verbs_link *l, const struct rdi_verbs_msg *
     }
     l->offer = *m;
     uint64_t now = rdi_verbs_now(n);
-    l->deadline = now + (l->was_up ? n->grace_ms + 1000u : n->connect_ms) * RDI_MS;
+    l->deadline = now + (l->was_up ? rdi_verbs_receiver_ms(n) : n->connect_ms) * RDI_MS;
     l->retry_at = now + DRAIN_PATIENCE;
     l->step = RDI_VERBS_DRAINING;
     for (unsigned i = 0; i < l->nqps; i++) {
@@ -232,7 +232,9 @@ void rdi_verbs_grant_tick(struct rdi_verbs_link *l, uint64_t now) {
     }
     char who[128], why[sizeof l->base.why];
     memcpy(why, l->base.why, sizeof why);
-    rdi_verbs_link_fail(
-        l, true, RONDO_ERR_PATH, "the lost RDMA path from %s did not come back within %u ms%s%s",
-        rdi_verbs_peer_name(l, who, sizeof who), n->grace_ms, why[0] != '\0' ? ": " : "", why);
+    rdi_verbs_link_fail(l, true, l->heard ? RONDO_ERR_PATH : RONDO_ERR_PEER,
+                        "the lost RDMA path from %s did not come back within %u ms, %s%s%s",
+                        rdi_verbs_peer_name(l, who, sizeof who), rdi_verbs_receiver_ms(n),
+                        l->heard ? "though the process lives" : "and nothing answers there",
+                        why[0] != '\0' ? ": " : "", why);
 }

@@ -48,6 +48,11 @@ static void take_bye(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
     rdi_verbs_check_bye(l);
 }
 
+static void note_life(struct rdi_verbs_link *l) {
+    l->heard = true;
+    l->quiet_since = rdi_verbs_now(rdi_verbs_net_of(l));
+}
+
 // The bits say which of the pairs that were offered; here they count among all.
 static void take_again(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
     unsigned pairs = 0;
@@ -75,6 +80,7 @@ void rdi_verbs_inner_ctrl(void *self, struct rdi_link *inner, unsigned type, con
     if (l == NULL || l->gone) {
         return;
     }
+    note_life(l);
     if (type < RDI_VERBS_OFFER) {
         const struct rdi_net_events *events = n->base.params.events;
         if (!l->closing && (l->base.sender || l->accepted)) {
@@ -210,6 +216,9 @@ static bool look_at_inner(struct rdi_verbs_link *l, uint64_t now) {
     if (up && (!l->inner_up || l->unsaid)) {
         rdi_verbs_say_step(l);
     }
+    if (up && !l->inner_up) {
+        note_life(l);
+    }
     l->inner_up = up;
     return false;
 }
@@ -240,7 +249,5 @@ uint64_t rdi_verbs_link_next(const struct rdi_verbs_link *l) {
         return l->inner != NULL && l->bye && l->base.state == RDI_LINK_UP ? l->deadline
                                                                           : UINT64_MAX;
     }
-    uint64_t at = l->deadline;
-    at = l->retry_at != 0 && l->retry_at < at ? l->retry_at : at;
-    return l->step == RDI_VERBS_PINGING && l->ping_until < at ? l->ping_until : at;
+    return rdi_verbs_offer_next(l);
 }

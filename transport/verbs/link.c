@@ -194,7 +194,8 @@ void rdi_verbs_link_lost(struct rdi_verbs_link *l, const char *why) {
     for (unsigned i = 0; i < l->nqps; i++) {
         rdi_verbs_qp_error(&l->qps[i]);
     }
-    l->deadline = rdi_verbs_now(n) + (n->grace_ms + 1000) * RDI_MS;
+    l->deadline = rdi_verbs_now(n) + rdi_verbs_receiver_ms(n) * RDI_MS;
+    l->heard = false;
     l->step = RDI_VERBS_WAITING;
     rdi_verbs_link_state(l, RDI_LINK_LOST);
     rdi_log(&n->base.params.env, RONDO_LOG_INFO, "%s", why);
@@ -286,7 +287,10 @@ rondo_status rdi_verbs_op_reset(struct rdi_link *link, uint32_t epoch) {
     l->attempt = 0;
     l->backoff_ms = 0;
     l->down = 0;
-    l->deadline = rdi_verbs_now(n) + n->grace_ms * RDI_MS;
+    l->heard = false;
+    l->inner_resets = 0;
+    l->quiet_since = rdi_verbs_now(n);
+    l->deadline = l->quiet_since + n->grace_ms * RDI_MS;
     rdi_verbs_link_state(l, RDI_LINK_CONNECTING);
     rdi_verbs_offer_start(l);
     return link->state == RDI_LINK_FAILED ? rdi_fail(link->status, "%s", link->why) : RONDO_OK;

@@ -10,8 +10,9 @@
 #include <string.h>
 
 #define BACKOFF_MIN 10 // ms between attempts with the same pairs of ports, doubled each time
-#define BACKOFF_MAX 500
+#define BACKOFF_MAX 200
 #define INNER_PATIENCE (2000 * RDI_MS)
+#define SILENCE (500 * RDI_MS) // of a peer whose path is lost, the first time
 
 // ---- Attempts ------------------------------------------------------------------------------------
 
@@ -111,7 +112,13 @@ static void give_up(struct rdi_verbs_link *l) {
     char who[128], why[RDI_VERBS_TEXT];
     snprintf(why, sizeof why, "%s", l->reason[0] != '\0' ? l->reason : "it gave no answer");
     rdi_verbs_peer_name(l, who, sizeof who);
-    if (l->was_up) {
+    if (l->was_up && !l->heard) {
+        // That the inner link is up says nothing: it takes long to notice a silent host.
+        rdi_verbs_link_fail(l, true, RONDO_ERR_PEER,
+                            "the lost RDMA path to %s did not come back within %u ms, and nothing "
+                            "answers there; the process, its host or the network to it is gone: %s",
+                            who, n->grace_ms, why);
+    } else if (l->was_up) {
         rdi_verbs_link_fail(l, true, RONDO_ERR_PATH,
                             "the RDMA path to %s, which lives, did not come back within %u ms: %s",
                             who, n->grace_ms, why);
@@ -259,13 +266,34 @@ static void ping_timeout(struct rdi_verbs_link *l) {
     rdi_verbs_offer_failed(l, bad, why);
 }
 
+// When the inner link is made anew. While the network is away, it waits longer and longer between its attempts
+// and would notice the return late. A peer that is only busy is disturbed less and less often.
+static uint64_t silent_at(const struct rdi_verbs_link *l) {
+    bool waits = l->base.state == RDI_LINK_CONNECTING && l->was_up && l->inner_up &&
+                 (l->step == RDI_VERBS_OFFERED || l->step == RDI_VERBS_WAITING);
+    unsigned shift = l->inner_resets < 3 ? l->inner_resets : 3;
+    return waits && l->base.sender ? l->quiet_since + (SILENCE << shift) : UINT64_MAX;
+}
+
+uint64_t rdi_verbs_offer_next(const struct rdi_verbs_link *l) {
+    uint64_t at = silent_at(l);
+    at = l->deadline < at ? l->deadline : at;
+    at = l->retry_at != 0 && l->retry_at < at ? l->retry_at : at;
+    return l->step == RDI_VERBS_PINGING && l->ping_until < at ? l->ping_until : at;
+}
+
 void rdi_verbs_offer_tick(struct rdi_verbs_link *l, uint64_t now) {
     if (l->base.state != RDI_LINK_CONNECTING) {
         return;
     }
-    // When the inner link does not come up, its own words tell more.
-    if (now >= l->deadline + (l->inner_up ? 0 : INNER_PATIENCE)) {
+    // When the inner link does not come up at first, its own words tell more.
+    if (now >= l->deadline + (l->inner_up || l->was_up ? 0 : INNER_PATIENCE)) {
         give_up(l);
+    } else if (now >= silent_at(l)) {
+        l->inner_resets++;
+        l->inner_up = false;
+        // Errors show as its state.
+        (void)l->inner->ops->reset(l->inner, l->inner->epoch + 1);
     } else if (l->step == RDI_VERBS_PINGING && now >= l->ping_until) {
         ping_timeout(l);
     } else if (l->step == RDI_VERBS_WAITING && l->inner_up && now >= l->retry_at) {

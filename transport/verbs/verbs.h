@@ -103,8 +103,11 @@ struct rdi_verbs_link {
     bool closing;  // the engine has closed it; last messages are on their way
     bool gone;     // its memory waits for the end of progress()
     bool bye;      // the peer said good-bye after message bye_at
+    bool heard;    // something of the peer since the path was lost
     uint64_t bye_at;
     uint64_t deadline, retry_at, ping_until;
+    uint64_t quiet_since;  // sender: nothing of the peer came since
+    unsigned inner_resets; // sender: since the path was lost, because no answer came
     unsigned backoff_ms;
     char host[RDI_HOST_MAX];     // the peer's
     char reason[RDI_VERBS_TEXT]; // why the last attempt failed
@@ -179,6 +182,11 @@ static inline struct rdi_verbs_net *rdi_verbs_net_of(const struct rdi_verbs_link
 static inline uint64_t rdi_verbs_now(const struct rdi_verbs_net *n) {
     return rdi_now(&n->base.params.env);
 }
+// How long the receiver of a lost link waits. It may have been the first to notice, and the news needs time to
+// come to a sender that has nothing to send; then the sender has its own time.
+static inline unsigned rdi_verbs_receiver_ms(const struct rdi_verbs_net *n) {
+    return 2 * n->grace_ms + 2000;
+}
 static inline unsigned rdi_verbs_pair_of(const struct rdi_verbs_link *l,
                                          const struct rdi_verbs_qp *q) {
     return l->used[q->index % l->nused];
@@ -228,6 +236,8 @@ void rdi_verbs_offer_failed(struct rdi_verbs_link *l, unsigned pairs, const char
 void rdi_verbs_take_grant(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m);
 void rdi_verbs_pinged(struct rdi_verbs_link *l);
 void rdi_verbs_offer_tick(struct rdi_verbs_link *l, uint64_t now);
+// When tick() wants to be called next.
+uint64_t rdi_verbs_offer_next(const struct rdi_verbs_link *l);
 
 // ---- grant.c (receiver) --------------------------------------------------------------------------
 

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""What the transport survives, and what it says when it cannot."""
+
+import re
+
+from . import report
+from .lab import Step, say
+
+OUTAGE = 4  # seconds, below path_grace, which is 5 s unless told otherwise
+GRACE = 5
+# A dead host is noticed by the device (retries), waited for (path_grace), and told to the other ranks.
+KILL_LIMIT = GRACE + 7
+VERBS = ("RONDO_TRANSPORT=verbs",)
+
+
+def job(lab, how, seconds):
+    command = f"{lab.program('roce_job')} {how} {seconds}"
+    return Step(f"{how} for {seconds} s", command, seconds + 100)
+
+
+def pauses(step, least=OUTAGE - 1):
+    """Lengths of rank 0's pauses that an outage explains."""
+    found = re.findall(r"^pause of ([\d.]+) s", step.text(0), re.M)
+    return [float(p) for p in found if float(p) > least]
+
+
+def result(name, step, summary, complaint, detail):
+    problem = summary["problem"] or ("" if step.ok() else step.trouble()) or complaint
+    data = {"events": summary.get("events", []), "output": step.text().splitlines()[:60]}
+    return report.Result(name, "fail" if problem else "pass", problem or detail, data)
+
+
+def loss(lab):
+    say("1 % loss")
+    perf = Step(
+        "all_reduce",
+        f"{lab.program('rondo-perf')} all_reduce --transport verbs -b 8 -e 1M -f 16 --iters 5 -w 1",
+        200,
+    )
+    long = job(lab, "ring", 20)
+    summary = lab.boot([long, perf], "--loss", 1, environment=VERBS)
+    complaint = "" if perf.ok() else perf.trouble()
+    found = re.search(r"operations (\d+)", long.text(0))
+    detail = f"{found[1] if found else 0} all_reduces, every element right; rondo-perf's check too"
+    return [result("1 % loss on both hosts", long, summary, complaint, detail)]
+
+
+def outage_words(kind, node, begin, length):
+    ends = {"cut": "heal", "link-down": "link-up"}
+    return [f"--{kind}", f"{node}@{begin}", f"--{ends[kind]}", f"{node}@{begin + length}"]
+
+
+def outages(lab, name, how, which, length=OUTAGE, **boot):
+    """Outages one after the other; each must have been felt, and none told as an error."""
+    words, at = [], 10  # by then the job has begun
+    for kind, node in which:
+        words += outage_words(kind, node, at, length)
+        at += length + 8
+    step = job(lab, how, at - 2)
+    summary = lab.boot([step], *words, environment=VERBS, **boot)
+    felt = pauses(step)
+    complaint = "" if len(felt) >= len(which) else f"{len(felt)} of {len(which)} outages were felt"
+    detail = "pauses of " + ", ".join(f"{p:.1f}" for p in felt) + " s, every result right"
+    return [result(name, step, summary, complaint, detail)]
+
+
+def outages_flow(lab):
+    say(f"outages of {OUTAGE} s, one side only sends")
+    which = [("cut", 0), ("link-down", 0), ("cut", 1), ("link-down", 1)]
+    name = f"{OUTAGE} s without a network: cut and link down, at the sender, at the receiver"
+    return outages(lab, name, "flow", which)
+
+
+def outages_ring(lab):
+    say(f"outages of {OUTAGE} s under all_reduce")
+    name = f"{OUTAGE} s without a network under all_reduce: 2 hosts, 4 ranks"
+    return outages(lab, name, "ring", [("cut", 1), ("link-down", 0)], ranks=2)
+
+
+def rail(lab):
+    """One of two ports is cut for good: nothing but a short pause."""
+    say("one of two rails is lost")
+    step = job(lab, "ring", 25)
+    summary = lab.boot(
+        [step], "--rails", 2, "--cut", "1:1@10", environment=VERBS
+    )
+    on = re.findall(r"is up again \(epoch \d+, 1 of 2 pairs of ports", step.text())
+    complaint = "" if on else "no link says that it goes on over one of two pairs of ports"
+    longest = re.search(r"longest pause ([\d.]+)", step.text(0))
+    detail = f"longest pause {longest[1] if longest else '?'} s, then over the other one"
+    return [result("one of two rails cut for good", step, summary, complaint, detail)]
+
+
+def kill(lab, nodes, ranks):
+    """All survivors stop in time, and name the dead host and one of its ranks."""
+    dead = nodes - 1
+    say(f"host {dead} of {nodes} is killed")
+    step = job(lab, "ring", 60)
+    summary = lab.boot([step], "--kill", f"{dead}@10", nodes=nodes, ranks=ranks, environment=VERBS)
+    survivors = range(dead * ranks)
+    victims = "|".join(str(r) for r in range(dead * ranks, nodes * ranks))
+    complaint, times = summary["problem"], []
+    for rank in survivors:
+        text = step.text(rank)
+        found = re.search(r"^stopped ([\d.]+) s after .*? by RONDO_ERR_(\w+): (.*)$", text, re.M)
+        if not found or step.codes[rank] != 3:
+            complaint = complaint or f"rank {rank} did not stop: {text[-300:]}"
+            continue
+        times.append(float(found[1]))
+        if not re.search(rf"\brank ({victims}) on host node{dead}\b", found[3]):
+            complaint = complaint or f"rank {rank} does not name the dead: {found[3]}"
+        if "lives" in found[3]:
+            complaint = complaint or f"rank {rank} takes the dead for living: {found[3]}"
+        if times[-1] > KILL_LIMIT:
+            complaint = complaint or f"rank {rank} took {times[-1]:.1f} s, not {KILL_LIMIT}"
+    name = f"one of {nodes} hosts killed, {nodes * ranks} ranks"
+    shown = ", ".join(f"{t:.1f}" for t in times)
+    detail = complaint or f"named by all {len(times)} survivors after {shown} s"
+    data = {"events": summary.get("events", []), "output": step.text().splitlines()[:60]}
+    return [report.Result(name, "fail" if complaint else "pass", detail, data)]
