@@ -92,20 +92,20 @@ rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t 
     return RONDO_OK;
 }
 
-rondo_status rdi_bucket_alloc(struct rdi_bucket *b, size_t n) {
+rondo_status rdi_bucket_alloc(struct rondo_ddp *d, struct rdi_bucket *b, size_t n) {
     rondo_status s = RONDO_OK;
     for (size_t i = 0; i < n && s == RONDO_OK; i++) {
         void *mem = NULL;
-        s = rondo_mem_alloc(b[i].count * rondo_type_size(b[i].type), &mem);
+        s = d->place->alloc(d, b[i].count * rondo_type_size(b[i].type), &mem);
         b[i].mem = mem;
         b[i].pending = b[i].params;
     }
     return s;
 }
 
-void rdi_bucket_free(struct rdi_bucket *b, size_t n) {
+void rdi_bucket_free(struct rondo_ddp *d, struct rdi_bucket *b, size_t n) {
     for (size_t i = 0; b && i < n; i++) {
-        (void)rondo_mem_free(b[i].mem);
+        d->place->release(d, b[i].mem);
     }
     free(b);
 }

@@ -8,13 +8,10 @@
 // Buckets are launched strictly in the order of their index, on every rank: that is what makes the ranks'
 // collectives meet, whatever the order in which their gradients come.
 #include "ddp/internal.h"
-#include "ring/reduce.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static uint64_t now_ns(const struct rondo_ddp *d) { return rdi_now(&d->comm->engine->env); }
 
 static uint64_t bytes_sent(const struct rondo_ddp *d) {
     rondo_comm_stats s = {.size = sizeof s};
@@ -22,6 +19,10 @@ static uint64_t bytes_sent(const struct rondo_ddp *d) {
 }
 
 // ---- Life ----------------------------------------------------------------------------------------
+
+static bool is_float(rondo_type t) {
+    return t <= RONDO_BF16 || t == RONDO_F8E4M3 || t == RONDO_F8E5M2;
+}
 
 static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, size_t n) {
     d->params = calloc(n + 1, sizeof *d->params);
@@ -31,11 +32,11 @@ static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, 
     }
     for (size_t i = 0; i < n; i++) {
         const rondo_param *p = &params[i];
-        if (!p->name || !p->data || p->count == 0 || p->type > RONDO_BF16) {
+        if (!p->name || !p->data || p->count == 0 || !is_float(p->type)) {
             return rdi_fail(
                 RONDO_ERR_INVALID,
                 "parameter %zu (\"%s\"): it needs a name, data, a count above 0 and a type of "
-                "RONDO_F32, F64, F16 or BF16",
+                "RONDO_F32, F64, F16, BF16, F8E4M3 or F8E5M2",
                 i, p->name ? p->name : "NULL");
         }
         d->params[i] = (struct rdi_param){.name = strdup(p->name),
@@ -53,7 +54,8 @@ static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, 
     return RONDO_OK;
 }
 
-static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o) {
+static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o, int *device,
+                                rondo_stream *stream) {
     rondo_ddp_options opt = RONDO_DDP_OPTIONS_INIT;
     if (o && o->size != sizeof opt) {
         return rdi_fail(RONDO_ERR_INVALID,
@@ -67,6 +69,8 @@ static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o)
     d->cap_bytes = opt.bucket_bytes ? opt.bucket_bytes : (size_t)defaults->num[RDI_OPT_DDP_BUCKET];
     d->average = opt.average != 0;
     d->rebuild = opt.rebuild != 0;
+    *device = opt.device;
+    *stream = opt.stream;
     return RONDO_OK;
 }
 
@@ -80,6 +84,9 @@ rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a ddp object");
     }
     d->sync = true;
+    d->place = &rdi_place_host;
+    int device = -1;
+    rondo_stream stream = NULL;
     rondo_status s = rondo_comm_split(comm, 0, rondo_comm_rank(comm), &d->comm);
     if (s != RONDO_OK) {
         free(d);
@@ -88,14 +95,19 @@ rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_
     // A rank with bad arguments must not leave the others waiting: it aborts the communicator.
     s = copy_params(d, params, nparams);
     if (s == RONDO_OK) {
-        s = set_options(d, options);
+        s = set_options(d, options, &device, &stream);
+    }
+    if (s == RONDO_OK && device >= 0) {
+        d->place = &rdi_place_device;
+        s = rdi_ddp_device_open(d, device, stream);
+        s = s == RONDO_OK ? rdi_ddp_device_check(d) : s;
     }
     if (s == RONDO_OK) {
         s = rdi_bucket_assign(d->params, nparams, d->order, d->first_bytes, d->cap_bytes,
                               &d->buckets, &d->nbuckets);
     }
     if (s == RONDO_OK) {
-        s = rdi_bucket_alloc(d->buckets, d->nbuckets);
+        s = rdi_bucket_alloc(d, d->buckets, d->nbuckets);
     }
     if (s == RONDO_OK) {
         s = rdi_comm_start_thread(d->comm);
@@ -124,11 +136,12 @@ rondo_status rondo_ddp_destroy(rondo_ddp *d) {
     if (!d) {
         return RONDO_OK;
     }
-    for (size_t b = 0; b < d->nbuckets; b++) {
-        (void)rondo_wait(&d->buckets[b].req);
+    if (d->place == &rdi_place_host || d->device) {
+        d->place->drain(d);
     }
     rondo_status s = rondo_comm_destroy(d->comm);
-    rdi_bucket_free(d->buckets, d->nbuckets);
+    rdi_bucket_free(d, d->buckets, d->nbuckets);
+    rdi_ddp_device_close(d);
     for (size_t i = 0; i < d->nparams; i++) {
         free(d->params[i].name);
     }
@@ -151,10 +164,12 @@ rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {
         return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID, "rondo_ddp_zero_grad: %s",
                         d ? "a step is under way; finish it first" : "the ddp object is NULL");
     }
-    for (size_t b = 0; b < d->nbuckets; b++) {
-        memset(d->buckets[b].mem, 0, d->buckets[b].count * rondo_type_size(d->buckets[b].type));
+    rondo_status s = RONDO_OK;
+    for (size_t b = 0; b < d->nbuckets && s == RONDO_OK; b++) {
+        const struct rdi_bucket *k = &d->buckets[b];
+        s = d->place->zero(d, k->mem, k->count * rondo_type_size(k->type));
     }
-    return RONDO_OK;
+    return s;
 }
 
 rondo_status rondo_ddp_set_sync(rondo_ddp *d, int sync) {
@@ -171,9 +186,7 @@ rondo_status rondo_ddp_set_sync(rondo_ddp *d, int sync) {
 static rondo_status launch(struct rondo_ddp *d) {
     rondo_status s = RONDO_OK;
     while (s == RONDO_OK && d->next < d->nbuckets && d->buckets[d->next].pending == 0) {
-        struct rdi_bucket *b = &d->buckets[d->next];
-        b->launched = now_ns(d);
-        s = rondo_all_reduce_start(b->mem, b->mem, b->count, b->type, RONDO_SUM, d->comm, &b->req);
+        s = d->place->launch(d, &d->buckets[d->next]);
         d->next += s == RONDO_OK;
     }
     return s;
@@ -194,9 +207,10 @@ static rondo_status mark(struct rondo_ddp *d, size_t i, const void *grad) {
             i, p->name);
     }
     if (d->sync) {
-        double scale = d->average ? 1.0 / rondo_comm_size(d->comm) : 1.0;
-        if (grad || scale != 1.0) {
-            rdi_scale_copy(view(d, i), grad ? grad : view(d, i), p->count, p->type, scale);
+        rondo_status s =
+            d->place->divide(d, view(d, i), grad ? grad : view(d, i), p->count, p->type);
+        if (s != RONDO_OK) {
+            return s;
         }
     }
     p->ready = true;
@@ -243,24 +257,6 @@ static void reset_step(struct rondo_ddp *d) {
     d->next = 0;
 }
 
-// Communication time: the union of the buckets' intervals, which begin in order.
-static void count_times(struct rondo_ddp *d, uint64_t began) {
-    uint64_t busy = 0, end = 0;
-    for (size_t b = 0; b < d->nbuckets; b++) {
-        const struct rdi_bucket *k = &d->buckets[b];
-        uint64_t from = k->launched > end ? k->launched : end;
-        if (k->finished > from) {
-            busy += k->finished - from;
-            end = k->finished;
-        }
-        d->stats.bytes_reduced += k->count * rondo_type_size(k->type);
-    }
-    d->stats.step_comm = (double)busy * 1e-9;
-    d->stats.step_exposed = end > began ? (double)(end - began) * 1e-9 : 0.0;
-    d->stats.total_comm += d->stats.step_comm;
-    d->stats.total_exposed += d->stats.step_exposed;
-}
-
 // Buckets in the order in which rank 0's gradients got ready. The old order's contents move along.
 static rondo_status rebuild(struct rondo_ddp *d) {
     uint64_t *order = malloc((d->nparams + 1) * sizeof *order);
@@ -284,16 +280,16 @@ static rondo_status rebuild(struct rondo_ddp *d) {
                               &buckets, &n);
     }
     if (s == RONDO_OK) {
-        s = rdi_bucket_alloc(buckets, n);
+        s = rdi_bucket_alloc(d, buckets, n);
         for (size_t i = 0; s == RONDO_OK && i < d->nparams; i++) {
-            memcpy(buckets[d->params[i].bucket].mem + d->params[i].offset,
-                   d->buckets[old[i].bucket].mem + old[i].offset, old[i].bytes);
+            s = d->place->copy(d, buckets[d->params[i].bucket].mem + d->params[i].offset,
+                               d->buckets[old[i].bucket].mem + old[i].offset, old[i].bytes);
         }
         if (s != RONDO_OK) {
             memcpy(d->params, old, d->nparams * sizeof *old);
-            rdi_bucket_free(buckets, n);
+            rdi_bucket_free(d, buckets, n);
         } else {
-            rdi_bucket_free(d->buckets, d->nbuckets);
+            rdi_bucket_free(d, d->buckets, d->nbuckets);
             d->buckets = buckets;
             d->nbuckets = n;
             d->rebuilt = true;
@@ -315,16 +311,14 @@ rondo_status rondo_ddp_finish(rondo_ddp *d) {
         reset_step(d);
         return RONDO_OK;
     }
-    uint64_t began = now_ns(d);
-    rondo_status s = launch(d);
-    for (size_t b = 0; b < d->nbuckets; b++) {
-        rondo_status w = rdi_wait_stamped(&d->buckets[b].req, &d->buckets[b].finished);
-        s = s == RONDO_OK ? w : s;
-    }
+    rondo_status s = launch(d), w = d->place->finish(d);
+    s = s == RONDO_OK ? w : s;
     if (s != RONDO_OK) {
         return s;
     }
-    count_times(d, began);
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        d->stats.bytes_reduced += d->buckets[b].count * rondo_type_size(d->buckets[b].type);
+    }
     d->stats.steps++;
     if (d->rebuild && !d->rebuilt) {
         s = rebuild(d);
@@ -342,7 +336,10 @@ rondo_status rondo_ddp_get_stats(const rondo_ddp *d, rondo_ddp_stats *out) {
     s.size = out->size;
     s.buckets = d->nbuckets;
     s.rebuilt = d->rebuilt;
+    if (d->device) {
+        rdi_ddp_device_times(d, &s);
+    }
     s.bytes_sent = bytes_sent(d) - d->sent_before;
     memcpy(out, &s, out->size < sizeof s ? out->size : sizeof s);
-    return RONDO_OK;
+    return d->device ? rondo_comm_error(d->comm) : RONDO_OK; // finish() did not wait
 }

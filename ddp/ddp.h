@@ -14,6 +14,12 @@
 // runs while backward goes on (the library's progress thread moves it). After the first step buckets are
 // rebuilt once in the order in which rank 0's gradients became ready.
 //
+// On a CUDA device (options.device, options.stream) the same calls are ordered with the caller's stream and do not
+// wait on the host: grad_ready() says that the work which is enqueued on the stream so far completes the gradient;
+// buckets live in device memory and are reduced on a stream of the library's own, while the caller's goes on;
+// finish() makes the caller's stream wait for them. What goes wrong later is reported by the next call here and
+// by rondo_comm_error(). step_comm and step_exposed then are the device's times.
+//
 // A ddp object belongs to one thread at a time.
 #ifndef RONDO_DDP_H
 #define RONDO_DDP_H
@@ -42,9 +48,11 @@ typedef struct rondo_ddp_options {
                                //   parameter gets a bucket of its own.
     int average;               // 1 = divide by the world size (default), 0 = sum
     int rebuild; // 1 = rebuild once after the first step (default), 0 = keep reverse order
+    int device;  // -1 = parameters in host memory (default), else the CUDA device that holds them
+    rondo_stream stream; // device only: the stream on which the caller computes
 } rondo_ddp_options;
 #define RONDO_DDP_OPTIONS_INIT \
-    { .size = sizeof(rondo_ddp_options), .average = 1, .rebuild = 1 }
+    { .size = sizeof(rondo_ddp_options), .average = 1, .rebuild = 1, .device = -1 }
 
 // Creates a replica set over `comm` (a communicator of its own is split off). Verifies that number, names,
 // counts and types of the parameters are the same on all ranks (the error names the first parameter that

@@ -4,6 +4,7 @@
 #define RDI_DDP_INTERNAL_H
 
 #include "ddp/ddp.h"
+#include "ddp/place.h"
 #include "ring/internal.h"
 
 // One parameter as DDP keeps it.
@@ -20,7 +21,7 @@ struct rdi_param {
 struct rdi_bucket {
     rondo_type type;
     size_t count;           // elements
-    char *mem;              // from rondo_mem_alloc()
+    char *mem;              // of the place
     size_t params, pending; // parameters in it; those not ready yet in this step
     rondo_request *req;
     uint64_t launched, finished; // ns, of this step
@@ -32,11 +33,15 @@ struct rdi_bucket {
 rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t *order,
                                size_t first, size_t cap, struct rdi_bucket **buckets,
                                size_t *nbuckets);
-rondo_status rdi_bucket_alloc(struct rdi_bucket *b, size_t n);
-void rdi_bucket_free(struct rdi_bucket *b, size_t n);
+rondo_status rdi_bucket_alloc(struct rondo_ddp *d, struct rdi_bucket *b, size_t n);
+void rdi_bucket_free(struct rondo_ddp *d, struct rdi_bucket *b, size_t n);
+
+struct rdi_ddp_device;
 
 struct rondo_ddp {
     rondo_comm *comm; // its own
+    const struct rdi_place *place;
+    struct rdi_ddp_device *device; // device.c's
     struct rdi_param *params;
     size_t nparams;
     struct rdi_bucket *buckets;

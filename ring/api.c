@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The public calls: each makes a request, hands it to the engine, and, in the blocking form, waits for it.
+#include "ring/cuda/gpu.h"
 #include "ring/internal.h"
 #include "ring/reduce.h"
 
@@ -11,9 +12,9 @@
 size_t rondo_type_size(rondo_type type) { return rdi_type_size(type); }
 
 const char *rondo_type_name(rondo_type type) {
-    static const char *const names[RONDO_TYPE_COUNT] = {"float", "double", "half",  "bfloat16",
-                                                        "int8",  "uint8",  "int32", "uint32",
-                                                        "int64", "uint64"};
+    static const char *const names[RONDO_TYPE_COUNT] = {"float", "double", "half",   "bfloat16",
+                                                        "int8",  "uint8",  "int32",  "uint32",
+                                                        "int64", "uint64", "f8e4m3", "f8e5m2"};
     return (unsigned)type < RONDO_TYPE_COUNT ? names[type] : NULL;
 }
 
@@ -114,12 +115,35 @@ struct call {
     int root;
 };
 
+// Whether a call gets device memory, which a stream of the communicator's own then serves.
+static rondo_status on_device(const struct call *a, const rondo_comm *comm, bool *yes) {
+    struct rdi_cuda_where w[2] = {{.kind = RDI_CUDA_HOST}, {.kind = RDI_CUDA_HOST}};
+    rondo_status s = rdi_cuda_classify(a->send, 0, &w[0]);
+    s = s == RONDO_OK ? rdi_cuda_classify(a->recv, 0, &w[1]) : s;
+    *yes = w[0].kind == RDI_CUDA_DEVICE || w[1].kind == RDI_CUDA_DEVICE;
+    if (s == RONDO_OK && *yes && !comm->gpu) {
+        s = rdi_fail(RONDO_ERR_USAGE,
+                     "%s: %p is device memory, but the communicator is not attached to a device: "
+                     "call rondo_comm_attach() on all ranks first",
+                     rdi_kind_name(a->kind), w[0].kind == RDI_CUDA_DEVICE ? a->send : a->recv);
+    }
+    return s;
+}
+
 static rondo_status submit(const struct call *a, rondo_comm *comm, rondo_request **req) {
+    bool device = false;
     if (comm) {
         rondo_status s = rdi_driver_check(comm->engine->driver);
+        if (s == RONDO_OK && rdi_cuda_in_use()) {
+            s = on_device(a, comm, &device);
+        }
         if (s != RONDO_OK) {
             return s;
         }
+    }
+    if (device) {
+        return rdi_gpu_submit(comm, a->kind, a->send, a->recv, a->count, a->type, a->op, a->root,
+                              comm->gpu->own, req);
     }
     rondo_status s =
         rdi_request_new(comm, a->kind, a->send, a->recv, a->count, a->type, a->op, a->root, req);

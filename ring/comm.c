@@ -7,6 +7,7 @@
 //
 //   OK --fail--> FAILED: abort sent on every link, answer awaited (at most DRAIN) --> links closed, requests
 //                                                                                     complete with the error
+#include "ring/cuda/gpu.h"
 #include "ring/internal.h"
 
 #include <stdio.h>
@@ -211,6 +212,9 @@ void rdi_comm_free(struct rondo_comm *c, bool bye) {
         c->edges = e->next;
         rdi_edge_free(e, bye);
     }
+    if (c->gpu) {
+        rdi_gpu_free(c->gpu, c->head == NULL);
+    }
     free(c->hash);
     free(c->world);
     free(c->p2p_seq);
@@ -230,6 +234,24 @@ void rdi_comm_fail(struct rondo_comm *c, rondo_status s, const char *fmt, ...) {
     c->drain_until = rdi_now(&c->engine->env) + DRAIN_NS;
     atomic_store(&c->status, s);
     rdi_log(&c->engine->env, RONDO_LOG_ERROR, "rank %d: %s", c->rank, c->why);
+}
+
+// Ends the operations of a communicator that has failed. A device has to be through with its part, too: its
+// waits are released, and what it then reads and writes is still there.
+static int complete_all(struct rondo_comm *c) {
+    int moved = 0;
+    for (struct rondo_request *r = c->head, *next; r; r = next) {
+        next = r->next;
+        if (r->gpu) {
+            rdi_gpu_poison(r);
+        }
+        if (r->gpu && !rdi_gpu_idle(r)) {
+            continue;
+        }
+        rdi_op_complete(r, (rondo_status)atomic_load(&c->status));
+        moved++;
+    }
+    return moved;
 }
 
 static int drain(struct rondo_comm *c, uint64_t now) {
@@ -262,10 +284,8 @@ static int drain(struct rondo_comm *c, uint64_t now) {
         }
         e->head = e->tail = NULL;
     }
-    while (c->head) {
-        rdi_op_complete(c->head, (rondo_status)m.status);
-    }
     c->drained = true;
+    complete_all(c);
     return moved + 1;
 }
 
@@ -356,7 +376,7 @@ static int op_progress(struct rondo_request *r, uint64_t now) {
     if (r->sig_pending) {
         moved += send_pending_sig(r);
     }
-    if (r->flows_left == 0 && !r->sig_pending) {
+    if (r->flows_left == 0 && !r->sig_pending && (!r->gpu || rdi_gpu_over(r))) {
         rdi_op_complete(r, RONDO_OK);
         return moved + 1;
     }
@@ -371,10 +391,7 @@ static int op_progress(struct rondo_request *r, uint64_t now) {
 int rdi_comm_progress(struct rondo_comm *c, uint64_t now, bool links_only) {
     int moved = 0;
     if (c->drained) {
-        while (c->head) {
-            rdi_op_complete(c->head, (rondo_status)atomic_load(&c->status));
-        }
-        return 0;
+        return complete_all(c);
     }
     if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK) {
         return drain(c, now);

@@ -16,6 +16,7 @@
 #include "ring/internal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@
 #define SPIN_NS UINT64_C(50000)   // busy waiting before sleep when every rank has a core
 #define YIELD_NS UINT64_C(100000) // the same, giving the core away each time, when not
 #define YIELD_EVERY_NS UINT64_C(2000)
+#define DEVICE_NAP_NS UINT64_C(50000)    // a device writes words, which wake nobody
 #define THREAD_NAP_NS UINT64_C(50000000) // the progress thread looks after its links this often
 #define PARK_NS 20000000
 
@@ -259,19 +261,21 @@ void rdi_driver_unlock(struct rdi_driver *d) { hand_over(d); }
 
 // ---- Driving -------------------------------------------------------------------------------------
 
-static int timeout_ms(uint64_t now, uint64_t until) {
-    if (until <= now) {
-        return 0;
-    }
-    uint64_t ms = (until - now + 999999) / 1000000;
-    return ms > 60000 ? 60000 : (int)ms;
+static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until) {
+    struct pollfd p = {.fd = d->epfd, .events = POLLIN};
+    uint64_t ns = until > now ? until - now : 0;
+    ns = ns > UINT64_C(60000000000) ? UINT64_C(60000000000) : ns;
+    struct timespec t = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    atomic_fetch_add_explicit(&d->sleeps, 1, memory_order_relaxed);
+    // An interrupted sleep is a short sleep; the caller looks again anyway. poll(2) on the epoll descriptor, as it
+    // knows times shorter than a millisecond.
+    (void)ppoll(&p, 1, &t, NULL);
 }
 
-static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until) {
-    struct epoll_event ev[4];
-    atomic_fetch_add_explicit(&d->sleeps, 1, memory_order_relaxed);
-    // An interrupted sleep is a short sleep; the caller looks again anyway.
-    (void)epoll_wait(d->epfd, ev, 4, timeout_ms(now, until));
+// How long a sleep may last at most.
+static uint64_t wake_by(const struct rdi_driver *d, uint64_t now, uint64_t until) {
+    uint64_t nap = rdi_engine_device_busy(d->engine) ? now + DEVICE_NAP_NS : UINT64_MAX;
+    return nap < until ? nap : until;
 }
 
 // Even with a core for every rank two of them may have been put on one: every few microseconds the core is
@@ -317,7 +321,7 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
             relax(d, now, &yielded);
             continue;
         }
-        uint64_t wake_at = min64(until, rdi_engine_next_deadline(e));
+        uint64_t wake_at = wake_by(d, now, min64(until, rdi_engine_next_deadline(e)));
         if (arm(d, now, &wake_at)) {
             atomic_store(&d->sleeping, 1);
             if (!atomic_load(&e->inbox) && !atomic_load(&d->wanted)) {
@@ -403,7 +407,7 @@ static void thread_turn(struct rdi_driver *d, uint64_t *idle_since) {
         sched_yield();
         return;
     }
-    uint64_t until = min64(now + THREAD_NAP_NS, rdi_engine_next_deadline(e));
+    uint64_t until = wake_by(d, now, min64(now + THREAD_NAP_NS, rdi_engine_next_deadline(e)));
     bool sleep = arm(d, now, &until);
     atomic_store(&d->thread_asleep, 1);
     sleep = sleep && !atomic_load(&e->inbox);

@@ -35,12 +35,19 @@ rondo_status rdi_flow_reserve(struct rondo_request *r, unsigned n) {
 
 rondo_status rdi_flow_add(struct rondo_request *r, bool out, int peer, int index, uint64_t total,
                           uint64_t ready) {
+    return rdi_flow_add_on(r, out, peer, -1, index, total, ready);
+}
+
+rondo_status rdi_flow_add_on(struct rondo_request *r, bool out, int peer, int channel, int index,
+                             uint64_t total, uint64_t ready) {
     if (total == 0) {
         return RONDO_OK;
     }
     struct rdi_edge *e;
-    unsigned channel = r->kind == RDI_SEND || r->kind == RDI_RECV ? RDI_CH_P2P : RDI_CH_COLL;
-    rondo_status s = rdi_comm_edge(r->comm, out, peer, channel, &e);
+    if (channel < 0) {
+        channel = r->kind == RDI_SEND || r->kind == RDI_RECV ? RDI_CH_P2P : RDI_CH_COLL;
+    }
+    rondo_status s = rdi_comm_edge(r->comm, out, peer, (unsigned)channel, &e);
     if (s != RONDO_OK) {
         return s;
     }
@@ -233,12 +240,13 @@ static rondo_status send_one(struct rdi_edge *e) {
     }
     struct rdi_sent *w = &e->window[e->posted % l->slots];
     // `done` counts from the front: what follows bytes that are not free yet cannot be free before them.
-    bool copy = e->copies && n <= RDI_COPY_MAX && f->done == f->posted,
+    bool copy = e->copies && n <= RDI_COPY_MAX && f->done == f->posted && !f->device,
          last = f->posted + n == f->total;
     w->flow = f;
     w->tag = make_tag(f, f->posted);
     w->len = (uint32_t)n;
-    w->flags = (last && !copy ? RDI_PUT_ACK : 0) | (f->copy ? RDI_PUT_COPY : 0);
+    w->flags = ((last || f->ack) && !copy ? RDI_PUT_ACK : 0) | (f->copy ? RDI_PUT_COPY : 0) |
+               (f->device ? RDI_PUT_DEVICE : 0);
     w->data = src;
     w->has_sig = !f->sig_done;
     if (w->has_sig) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The engine: one per rank. Owns the nets and the communicators and moves them forward; knows no clock,
 // thread or sleep of its own (driver.c and the simulator do), so that thousands can live in one process.
+#include "ring/cuda/gpu.h"
 #include "ring/internal.h"
 
 #include <stdio.h>
@@ -89,6 +90,11 @@ static void on_ctrl(void *self, struct rdi_link *link, unsigned type, const void
     }
 }
 
+static bool on_slots(void *self, struct rdi_link *link, struct rdi_device_slots *io) {
+    struct rondo_comm *c = find_comm(self, link->id.comm);
+    return c && rdi_gpu_slots(c, link, io);
+}
+
 // ---- Life ----------------------------------------------------------------------------------------
 
 rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_options *options,
@@ -105,8 +111,8 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
     e->options = *options;
     e->job = *job;
     e->peers = peers;
-    e->events =
-        (struct rdi_net_events){.self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl};
+    e->events = (struct rdi_net_events){
+        .self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl, .slots = on_slots};
     struct rdi_net_params params = {
         .env = *env, .options = &e->options, .job = &e->job, .events = &e->events, .extra = extra};
     rondo_status s = RONDO_OK;
@@ -325,4 +331,17 @@ uint64_t rdi_engine_next_deadline(const struct rdi_engine *e) {
         }
     }
     return t;
+}
+
+bool rdi_engine_device_busy(const struct rdi_engine *e) {
+    for (const struct rondo_comm *c = e->comms; c; c = c->next) {
+        // Of a failed communicator's operations the device goes through what is left.
+        bool failed = c->gpu && atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK;
+        for (const struct rondo_request *r = c->gpu ? c->head : NULL; r; r = r->next) {
+            if (r->gpu && (failed || rdi_gpu_busy(r))) {
+                return true;
+            }
+        }
+    }
+    return false;
 }

@@ -11,19 +11,26 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t rdi_f32_bits(float f) {
+// Compiled by nvcc for devices, too.
+#if defined(__CUDACC__)
+#define RDI_FLOAT_FN static __host__ __device__ __forceinline__
+#else
+#define RDI_FLOAT_FN static inline __attribute__((always_inline, unused))
+#endif
+
+RDI_FLOAT_FN uint32_t rdi_f32_bits(float f) {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
     return u;
 }
 
-static inline float rdi_f32_from_bits(uint32_t u) {
+RDI_FLOAT_FN float rdi_f32_from_bits(uint32_t u) {
     float f;
     memcpy(&f, &u, sizeof f);
     return f;
 }
 
-static inline float rdi_f16_to_f32(uint16_t h) {
+RDI_FLOAT_FN float rdi_f16_to_f32(uint16_t h) {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
     const uint32_t exponent = (h >> 10) & 0x1fu;
     uint32_t mantissa = h & 0x3ffu;
@@ -38,12 +45,16 @@ static inline float rdi_f16_to_f32(uint16_t h) {
         return rdi_f32_from_bits(sign);
     }
     // Denormal, mantissa * 2^-24: every one is a normal f32.
+#if defined(__CUDA_ARCH__)
+    const uint32_t shift = (uint32_t)__clz((int)mantissa) - 21;
+#else
     const uint32_t shift = (uint32_t)__builtin_clz(mantissa) - 21;
+#endif
     mantissa = (mantissa << shift) & 0x3ffu;
     return rdi_f32_from_bits(sign | (113 - shift) << 23 | mantissa << 13);
 }
 
-static inline uint16_t rdi_f32_to_f16(float f) {
+RDI_FLOAT_FN uint16_t rdi_f32_to_f16(float f) {
     const uint32_t bits = rdi_f32_bits(f);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
@@ -66,9 +77,9 @@ static inline uint16_t rdi_f32_to_f16(float f) {
     return (uint16_t)(sign | ((mantissa + (1u << (shift - 1)) - 1 + odd) >> shift));
 }
 
-static inline float rdi_bf16_to_f32(uint16_t h) { return rdi_f32_from_bits((uint32_t)h << 16); }
+RDI_FLOAT_FN float rdi_bf16_to_f32(uint16_t h) { return rdi_f32_from_bits((uint32_t)h << 16); }
 
-static inline uint16_t rdi_f32_to_bf16(float f) {
+RDI_FLOAT_FN uint16_t rdi_f32_to_bf16(float f) {
     const uint32_t bits = rdi_f32_bits(f);
     if ((bits & 0x7fffffffu) > 0x7f800000u) {
         return (uint16_t)(bits >> 16 | 0x40u);

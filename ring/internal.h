@@ -28,6 +28,8 @@
 #define RDI_EARLY_SIGS 64  // signatures of operations that this rank has not submitted yet
 
 struct rdi_engine;
+struct rdi_gpu;
+struct rdi_gpu_op;
 struct rdi_edge;
 struct rdi_flow;
 struct rdi_algo;
@@ -44,7 +46,8 @@ enum rdi_kind {
     RDI_RECV,
     RDI_KIND_COUNT
 };
-enum { RDI_CH_COLL = 0, RDI_CH_P2P = 1, RDI_CHANNELS };
+// DEVICE: messages that a NIC writes into device memory (ring/cuda/).
+enum { RDI_CH_COLL = 0, RDI_CH_P2P = 1, RDI_CH_DEVICE = RDI_CHANNEL_DEVICE, RDI_CHANNELS };
 enum { RDI_CTRL_SIG = 1, RDI_CTRL_ABORT = 2 };
 
 // What an operation is, as peers compare it. Travels with the first message of an operation on each edge.
@@ -68,9 +71,10 @@ enum rdi_algo_id {
     RDI_ALGO_OWNER,    // rank b reduces block b and sends it to everybody
     RDI_ALGO_DOUBLING, // recursive doubling
     RDI_ALGO_RING,
-    RDI_ALGO_TREE,  // binomial tree
-    RDI_ALGO_CHAIN, // pipeline through the ranks in order
-    RDI_ALGO_PAIRS, // all_to_all, send/recv
+    RDI_ALGO_TREE,   // binomial tree
+    RDI_ALGO_CHAIN,  // pipeline through the ranks in order
+    RDI_ALGO_PAIRS,  // all_to_all, send/recv
+    RDI_ALGO_DEVICE, // any of them on device memory, see ring/cuda/gpu.h
     RDI_ALGO_COUNT
 };
 
@@ -97,6 +101,8 @@ struct rdi_flow {
     int index;              // the algorithm's number for it
     bool out, sig_done;     // sig_done: signature sent (out) or compared (in)
     bool copy;              // out: the algorithm waits for `done` before it consumes: RDI_PUT_COPY
+    bool device;            // out: in device memory that the NIC reads: RDI_PUT_DEVICE
+    bool ack;               // out: the algorithm waits for each message's `done`: RDI_PUT_ACK
     uint64_t total;         // bytes of the stream, > 0
     uint64_t ready, posted; // out only
     uint64_t done;
@@ -150,7 +156,9 @@ struct rondo_request {
     unsigned nflows, flows_left;
     bool sig_pending; // signature still to be sent to the right neighbour
     bool held_send, held_recv;
-    uint64_t state[8]; // the algorithm's own numbers
+    bool detached;          // nobody waits for it: freed when it is complete
+    struct rdi_gpu_op *gpu; // on a device
+    uint64_t state[8];      // the algorithm's own numbers
     // Written last by the engine, read by any thread: 0 under way, 1 complete.
     uint64_t finished; // ns, set before `complete`
     _Atomic int complete;
@@ -185,6 +193,9 @@ extern const struct rdi_algo rdi_algo_pairs, rdi_algo_p2p, rdi_algo_barrier;
 rondo_status rdi_flow_reserve(struct rondo_request *r, unsigned n);
 rondo_status rdi_flow_add(struct rondo_request *r, bool out, int peer, int index, uint64_t total,
                           uint64_t ready);
+// The same on a channel; -1: the operation's own.
+rondo_status rdi_flow_add_on(struct rondo_request *r, bool out, int peer, int channel, int index,
+                             uint64_t total, uint64_t ready);
 // Bytes of an in-flow that arrived and are next in its stream: false if none.
 bool rdi_flow_peek(struct rdi_flow *f, const char **data, uint64_t *len);
 void rdi_flow_consume(struct rdi_flow *f, uint64_t n);
@@ -219,6 +230,7 @@ struct rondo_comm {
     char why[RDI_ERROR_TEXT];
     uint64_t drain_until;
     bool drained, closing;
+    struct rdi_gpu *gpu; // NULL: not attached to a device
     _Atomic uint64_t operations, bytes_sent, bytes_received, messages, resets;
     _Atomic uint64_t bytes_shm, bytes_tcp, bytes_verbs; // shares of bytes_sent
 };
@@ -260,6 +272,10 @@ rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const voi
                              size_t count, rondo_type type, rondo_op op, int root,
                              struct rondo_request **out);
 void rdi_request_free(struct rondo_request *r);
+// One that was never pushed.
+void rdi_request_drop(struct rondo_request *r);
+// The bytes of the caller's buffers, by kind.
+void rdi_buffer_sizes(const struct rondo_request *r, uint64_t *send, uint64_t *recv);
 
 // report.c: which counter of which edge does not move, in words
 void rdi_op_report(const struct rondo_request *r, char *buf, size_t cap);
@@ -324,6 +340,8 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
 int rdi_engine_progress(struct rdi_engine *e, bool busy);
 // The earliest deadline of any operation, or UINT64_MAX.
 uint64_t rdi_engine_next_deadline(const struct rdi_engine *e);
+// Whether a device is at work on an operation: what it says comes without waking anybody.
+bool rdi_engine_device_busy(const struct rdi_engine *e);
 // Any thread: hands a request to the engine.
 void rdi_engine_push(struct rdi_engine *e, struct rondo_request *r);
 // Which net reaches a peer, chosen once; RONDO_ERR_PATH with all reasons if none does.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Operations: made and checked on the caller's thread, numbered and set up in the engine, completed once.
+#include "ring/cuda/gpu.h"
 #include "ring/internal.h"
 
 #include <stdio.h>
@@ -27,7 +28,7 @@ const char *rdi_op_describe(const struct rdi_sig *s, char *buf, size_t cap) {
         n += snprintf(buf + n, cap - (size_t)n, ", root %u", s->root);
     }
     if (n > 0 && (size_t)n < cap) {
-        snprintf(buf + n, cap - (size_t)n, ")");
+        snprintf(buf + n, cap - (size_t)n, s->algo == RDI_ALGO_DEVICE ? ") on device memory" : ")");
     }
     return buf;
 }
@@ -42,8 +43,9 @@ static rondo_status check_args(const struct rondo_comm *c, enum rdi_kind kind, c
         return rdi_fail(RONDO_ERR_INVALID, "%s: the communicator is NULL", name);
     }
     if ((unsigned)type >= RONDO_TYPE_COUNT) {
-        return rdi_fail(RONDO_ERR_INVALID, "%s: type %d is none of RONDO_F32 (0) .. RONDO_U64 (%d)",
-                        name, (int)type, RONDO_TYPE_COUNT - 1);
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "%s: type %d is none of RONDO_F32 (0) .. RONDO_F8E5M2 (%d)", name,
+                        (int)type, RONDO_TYPE_COUNT - 1);
     }
     if ((unsigned)op >= RONDO_OP_COUNT) {
         return rdi_fail(RONDO_ERR_INVALID, "%s: op %d is none of RONDO_SUM (0) .. RONDO_AVG (%d)",
@@ -81,8 +83,7 @@ static rondo_status check_args(const struct rondo_comm *c, enum rdi_kind kind, c
     return RONDO_OK;
 }
 
-// The bytes of the caller's buffers, by kind.
-static void buffer_sizes(const struct rondo_request *r, uint64_t *send, uint64_t *recv) {
+void rdi_buffer_sizes(const struct rondo_request *r, uint64_t *send, uint64_t *recv) {
     uint64_t n = (uint64_t)r->comm->size;
     *send = r->bytes * (r->kind == RDI_REDUCE_SCATTER || r->kind == RDI_ALL_TO_ALL ? n : 1);
     *recv = r->bytes * (r->kind == RDI_ALL_GATHER || r->kind == RDI_ALL_TO_ALL ? n : 1);
@@ -102,7 +103,8 @@ rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const voi
     memset(r, 0, offsetof(struct rondo_request, inline_flows));
     memset(r->state, 0, sizeof r->state);
     r->nflows = r->flows_left = 0;
-    r->sig_pending = r->held_send = r->held_recv = false;
+    r->sig_pending = r->held_send = r->held_recv = r->detached = false;
+    r->gpu = NULL;
     r->comm = c;
     r->kind = kind;
     r->type = type;
@@ -119,14 +121,30 @@ rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const voi
     atomic_init(&r->complete, 0);
     // From here on, not only once the engine has taken it: the memory may not go away.
     uint64_t ns, nr;
-    buffer_sizes(r, &ns, &nr);
+    rdi_buffer_sizes(r, &ns, &nr);
     r->held_send = r->send && ns && rdi_mem_hold(r->send, ns);
     r->held_recv = r->recv && nr && rdi_mem_hold(r->recv, nr);
     *out = r;
     return RONDO_OK;
 }
 
+static void unhold(const struct rondo_request *r) {
+    uint64_t ns, nr;
+    rdi_buffer_sizes(r, &ns, &nr);
+    if (r->held_send) {
+        rdi_mem_unhold(r->send, ns);
+    }
+    if (r->held_recv) {
+        rdi_mem_unhold(r->recv, nr);
+    }
+}
+
 void rdi_request_free(struct rondo_request *r) { free(r); }
+
+void rdi_request_drop(struct rondo_request *r) {
+    unhold(r);
+    rdi_request_free(r);
+}
 
 // ---- In the engine -------------------------------------------------------------------------------
 
@@ -182,10 +200,12 @@ static rondo_status start_op(struct rondo_request *r) {
     struct rondo_comm *c = r->comm;
     bool p2p = r->kind == RDI_SEND || r->kind == RDI_RECV;
     enum rdi_algo_id id = RDI_ALGO_PAIRS;
-    if (!p2p) {
+    if (r->gpu) {
+        id = RDI_ALGO_DEVICE;
+    } else if (!p2p) {
         id = rdi_plan_choose(&c->plan, r->kind, r->bytes);
     }
-    r->algo = rdi_algo_get(id, r->kind);
+    r->algo = r->gpu ? &rdi_algo_device : rdi_algo_get(id, r->kind);
     r->sig = (struct rdi_sig){.comm = c->id,
                               .count = r->count,
                               .type = (uint8_t)r->type,
@@ -240,18 +260,15 @@ void rdi_op_complete(struct rondo_request *r, rondo_status s) {
     } else {
         c->tail = r->prev;
     }
-    uint64_t ns, nr;
-    buffer_sizes(r, &ns, &nr);
-    if (r->held_send) {
-        rdi_mem_unhold(r->send, ns);
-    }
-    if (r->held_recv) {
-        rdi_mem_unhold(r->recv, nr);
-    }
+    unhold(r);
     if (r->flows != r->inline_flows) {
         free(r->flows);
     }
     free(r->scratch);
+    if (r->gpu) {
+        rdi_gpu_release(r);
+    }
+    bool detached = r->detached;
     struct rdi_engine *g = c->engine;
     r->status = s;
     r->finished = rdi_now(&g->env);
@@ -260,4 +277,7 @@ void rdi_op_complete(struct rondo_request *r, rondo_status s) {
     // After this store the request belongs to whoever waits for it.
     atomic_store_explicit(&r->complete, 1, memory_order_release);
     atomic_fetch_add(&g->completions, 1);
+    if (detached) {
+        rdi_request_free(r);
+    }
 }

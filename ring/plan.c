@@ -65,8 +65,8 @@ enum rdi_algo_id rdi_plan_choose(const struct rdi_plan *p, enum rdi_kind kind, u
 }
 
 const char *rdi_algo_name(enum rdi_algo_id id) {
-    static const char *const names[RDI_ALGO_COUNT] = {"none", "direct", "owner", "doubling",
-                                                      "ring", "tree",   "chain", "pairs"};
+    static const char *const names[RDI_ALGO_COUNT] = {"none", "direct", "owner", "doubling", "ring",
+                                                      "tree", "chain",  "pairs", "device"};
     return id < RDI_ALGO_COUNT ? names[id] : "none";
 }
 

@@ -88,8 +88,9 @@ bool rdi_reduce_select(const char *isa) {
 
 size_t rdi_type_size(rondo_type type) {
     static const unsigned char sizes[RONDO_TYPE_COUNT] = {
-        [RONDO_F32] = 4, [RONDO_F64] = 8, [RONDO_F16] = 2, [RONDO_BF16] = 2, [RONDO_I8] = 1,
-        [RONDO_U8] = 1,  [RONDO_I32] = 4, [RONDO_U32] = 4, [RONDO_I64] = 8,  [RONDO_U64] = 8,
+        [RONDO_F32] = 4, [RONDO_F64] = 8, [RONDO_F16] = 2,    [RONDO_BF16] = 2,
+        [RONDO_I8] = 1,  [RONDO_U8] = 1,  [RONDO_I32] = 4,    [RONDO_U32] = 4,
+        [RONDO_I64] = 8, [RONDO_U64] = 8, [RONDO_F8E4M3] = 1, [RONDO_F8E5M2] = 1,
     };
     return (unsigned)type < RONDO_TYPE_COUNT ? sizes[type] : 0;
 }
@@ -122,6 +123,22 @@ void rdi_reduce2_to2(void *dst1, void *dst2, const void *a, const void *b, size_
     }
 }
 
+// Row of rdi_kernels.fold; -1 for types that f32 does not hold, or that it is.
+static int narrow_row(rondo_type type) {
+    switch (type) {
+    case RONDO_F16:
+        return 0;
+    case RONDO_BF16:
+        return 1;
+    case RONDO_F8E4M3:
+        return 2;
+    case RONDO_F8E5M2:
+        return 3;
+    default:
+        return -1;
+    }
+}
+
 void rdi_reduce_n(void *dst, const void *const *src, unsigned nsrc, size_t count, rondo_type type,
                   rondo_op op, bool strict) {
     const size_t size = rdi_type_size(type);
@@ -139,9 +156,8 @@ void rdi_reduce_n(void *dst, const void *const *src, unsigned nsrc, size_t count
     }
     struct rdi_fold_kernels fold = {reduce, reduce, reduce};
     size_t running = size; // bytes of an element between the first operation and the last
-    if (!strict && (type == RONDO_F16 || type == RONDO_BF16) && op != RONDO_MIN &&
-        op != RONDO_MAX) {
-        fold = kernels()->fold[type == RONDO_BF16][op == RONDO_PROD];
+    if (!strict && narrow_row(type) >= 0 && op != RONDO_MIN && op != RONDO_MAX) {
+        fold = kernels()->fold[narrow_row(type)][op == RONDO_PROD];
         running = sizeof(float);
     }
     // dst may be a source, even the last one: it is written by the block's last operation.

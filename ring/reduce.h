@@ -2,9 +2,10 @@
 // The CPU's part of a collective: elementwise reductions, in SIMD kernels chosen at run time.
 //
 // Every instruction set gives the same bits, so ranks on different processors agree:
-// - f16 and bf16 are computed in f32 and rounded to nearest, ties to even (ring/half.h).
+// - f16, bf16 and the 8-bit floats are computed in f32 and rounded to nearest, ties to even (ring/half.h,
+//   ring/fp8.h). 8-bit floats saturate: a result too large, or infinite, is the largest finite value.
 // - Every NaN that SUM, PROD, MIN, MAX, division and scaling give is the quiet NaN with sign and payload 0
-//   (f32 0x7fc00000, f64 0x7ff8000000000000, f16 0x7e00, bf16 0x7fc0), whatever NaN came in. Hence
+//   (f32 0x7fc00000, f64 0x7ff8000000000000, f16 0x7e00, bf16 0x7fc0; f8e4m3 and f8e5m2 0x7f), whatever NaN came in. Hence
 //   a op b == b op a in all bits, for every op.
 // - MIN and MAX give NaN if either operand is NaN, and hold -0 < +0: min(-0, +0) = -0, max(-0, +0) = +0.
 // - Integers wrap.
@@ -40,17 +41,17 @@ void rdi_reduce2_to2(void *dst1, void *dst2, const void *a, const void *b, size_
 
 // dst[i] = (((src[0][i] op src[1][i]) op src[2][i]) ...: the left fold over nsrc sources, 1 to
 // RDI_REDUCE_MAX_SOURCES, in one pass over memory. `strict`: rounded to the type after every operation; else
-// f16 and bf16 SUM and PROD stay in f32 until the end (no difference for other types and ops). One source is
+// floats below f32 stay in f32 for SUM and PROD until the end (no difference for other types and ops). One source is
 // copied, NaNs as they are. dst may equal any of the sources; no other overlap with dst; sources may overlap
 // each other.
 void rdi_reduce_n(void *dst, const void *const *src, unsigned nsrc, size_t count, rondo_type type,
                   rondo_op op, bool strict);
 
-// x[i] = x[i] / n. Floating types divide by n rounded to the type (f16, bf16: to f32); integers truncate
+// x[i] = x[i] / n. Floating types divide by n rounded to the type (below f32: to f32); integers truncate
 // toward zero. n 0 and n 1 leave x as it is.
 void rdi_divide(void *x, size_t count, rondo_type type, uint64_t n);
 
-// dst[i] = src[i] * scale, scale rounded to the type first (f16, bf16: to f32). Floating types only: false,
+// dst[i] = src[i] * scale, scale rounded to the type first (below f32: to f32). Floating types only: false,
 // and nothing written, for an integer type. dst may equal src; no other overlap.
 bool rdi_scale_copy(void *dst, const void *src, size_t count, rondo_type type, double scale);
 

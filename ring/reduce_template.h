@@ -10,10 +10,12 @@
 //   store_f16, store_bf16      the same back, rounded to nearest even, every NaN made canonical
 //
 // Loops over whole types are plain C that the compiler vectorises under KERNEL_ATTR (O3 is asked for, so that
-// a library built with O2 has them too). It does not do that well for f16 and bf16, hence the vectors.
+// a library built with O2 has them too), also those of the 8-bit floats, whose conversions have no branches.
+// It does not do that well for f16 and bf16, hence the vectors.
 #include <stdint.h>
 #include <string.h>
 
+#include "ring/fp8.h"
 #include "ring/reduce_kernels.h"
 
 #if defined(__clang__)
@@ -41,17 +43,20 @@ ANYWHERE(uint64_t);
 
 // ---- Plain loops ---------------------------------------------------------------------------------
 
-// d[i] of type D from x = a[i] and y = b[i] of type T. dst equals a source or is apart from it, so no
+// d[i] of type D from x = a[i] of type A and y = b[i] of type B. dst equals a source or is apart from it, so no
 // iteration touches what another one does: INDEPENDENT says so.
-#define LOOP2(name, D, T, EXPR)                                                \
+#define LOOP(name, D, A, B, EXPR)                                              \
     KERNEL_FN void name(void *dst, const void *va, const void *vb, size_t n) { \
         D##_any *d = dst;                                                      \
-        const T##_any *a = va, *b = vb;                                        \
+        const A##_any *a = va;                                                 \
+        const B##_any *b = vb;                                                 \
         INDEPENDENT for (size_t i = 0; i < n; i++) {                           \
-            const T x = a[i], y = b[i];                                        \
+            const A x = a[i];                                                  \
+            const B y = b[i];                                                  \
             d[i] = (D)(EXPR);                                                  \
         }                                                                      \
     }
+#define LOOP2(name, D, T, EXPR) LOOP(name, D, T, T, EXPR)
 
 // The same from one source and s = (S)scale.
 #define LOOP1(name, D, T, S, EXPR)                                            \
@@ -105,6 +110,37 @@ KERNEL_INLINE int16_t order_key(uint16_t h) { return (int16_t)(h ^ ((int16_t)h >
 
 ORDER_HALVES(f16, 0x7c00, 0x7e00)
 ORDER_HALVES(bf16, 0x7f80, 0x7fc0)
+
+// f8e4m3 and f8e5m2: MIN and MAX as those of halves; the rest in f32, which is also the running result of a
+// fold. LAST: bits of the largest magnitude that is a number; NaNs are 0x7f.
+#define EIGHTS(t, LAST)                                                                          \
+    KERNEL_INLINE uint8_t least_##t(uint8_t x, uint8_t y) {                                      \
+        const int8_t kx = (int8_t)(x ^ ((int8_t)x >> 7 & 0x7f));                                 \
+        const int8_t ky = (int8_t)(y ^ ((int8_t)y >> 7 & 0x7f));                                 \
+        const uint8_t b = kx < ky ? x : y;                                                       \
+        return ((int8_t)(x & 0x7f) > (LAST)) | ((int8_t)(y & 0x7f) > (LAST)) ? 0x7f : b;         \
+    }                                                                                            \
+    KERNEL_INLINE uint8_t most_##t(uint8_t x, uint8_t y) {                                       \
+        const int8_t kx = (int8_t)(x ^ ((int8_t)x >> 7 & 0x7f));                                 \
+        const int8_t ky = (int8_t)(y ^ ((int8_t)y >> 7 & 0x7f));                                 \
+        const uint8_t b = kx > ky ? x : y;                                                       \
+        return ((int8_t)(x & 0x7f) > (LAST)) | ((int8_t)(y & 0x7f) > (LAST)) ? 0x7f : b;         \
+    }                                                                                            \
+    LOOP2(min_##t, uint8_t, uint8_t, least_##t(x, y))                                            \
+    LOOP2(max_##t, uint8_t, uint8_t, most_##t(x, y))                                             \
+    LOOP2(sum_##t, uint8_t, uint8_t, rdi_f32_to_##t(rdi_##t##_to_f32(x) + rdi_##t##_to_f32(y)))  \
+    LOOP2(prod_##t, uint8_t, uint8_t, rdi_f32_to_##t(rdi_##t##_to_f32(x) * rdi_##t##_to_f32(y))) \
+    LOOP2(sum_first_##t, float, uint8_t, rdi_##t##_to_f32(x) + rdi_##t##_to_f32(y))              \
+    LOOP2(prod_first_##t, float, uint8_t, rdi_##t##_to_f32(x) * rdi_##t##_to_f32(y))             \
+    LOOP(sum_next_##t, float, float, uint8_t, x + rdi_##t##_to_f32(y))                           \
+    LOOP(prod_next_##t, float, float, uint8_t, x *rdi_##t##_to_f32(y))                           \
+    LOOP(sum_last_##t, uint8_t, float, uint8_t, rdi_f32_to_##t(x + rdi_##t##_to_f32(y)))         \
+    LOOP(prod_last_##t, uint8_t, float, uint8_t, rdi_f32_to_##t(x *rdi_##t##_to_f32(y)))         \
+    LOOP1(div_##t, uint8_t, uint8_t, float, rdi_f32_to_##t(rdi_##t##_to_f32(x) / s))             \
+    LOOP1(scale_##t, uint8_t, uint8_t, float, rdi_f32_to_##t(rdi_##t##_to_f32(x) * s))
+
+EIGHTS(f8e4m3, 0x7e)
+EIGHTS(f8e5m2, 0x7c)
 
 // f32 and f64. NaNs are chosen among integers: among floats a compiler may take one NaN for another. Two
 // selects that differ in their answer to x == y meet in MIN and MAX: they differ for zeros of unlike sign only,
@@ -239,8 +275,10 @@ const struct rdi_kernels KERNELS = {
             [RONDO_U32] = UNSIGNED_ROW(32),
             [RONDO_I64] = SIGNED_ROW(64),
             [RONDO_U64] = UNSIGNED_ROW(64),
+            [RONDO_F8E4M3] = FLOAT_ROW(f8e4m3),
+            [RONDO_F8E5M2] = FLOAT_ROW(f8e5m2),
         },
-    .fold = {FOLD_ROW(f16), FOLD_ROW(bf16)},
+    .fold = {FOLD_ROW(f16), FOLD_ROW(bf16), FOLD_ROW(f8e4m3), FOLD_ROW(f8e5m2)},
     .divide =
         {
             [RONDO_F32] = div_f32,
@@ -251,6 +289,8 @@ const struct rdi_kernels KERNELS = {
             [RONDO_U8] = div_u8,
             [RONDO_I32] = div_i32,
             [RONDO_U32] = div_u32,
+            [RONDO_F8E4M3] = div_f8e4m3,
+            [RONDO_F8E5M2] = div_f8e5m2,
         },
     .scale =
         {
@@ -258,5 +298,7 @@ const struct rdi_kernels KERNELS = {
             [RONDO_F64] = scale_f64,
             [RONDO_F16] = scale_f16,
             [RONDO_BF16] = scale_bf16,
+            [RONDO_F8E4M3] = scale_f8e4m3,
+            [RONDO_F8E5M2] = scale_f8e5m2,
         },
 };

@@ -7,6 +7,7 @@
 //         CONNECT      link is not up
 //   in:   WIRE         arrived == released   nothing has come from the sender
 //         REDUCE       released < arrived    data is here and waits for another edge's
+#include "ring/cuda/gpu.h"
 #include "ring/internal.h"
 
 #include <stdio.h>
@@ -67,6 +68,9 @@ void rdi_op_report(const struct rondo_request *r, char *buf, size_t cap) {
                 (unsigned long long)(l ? l->arrived : 0),
                 (unsigned long long)(l ? l->released : 0));
         }
+    }
+    if (r->gpu && n > 0 && (size_t)n < cap) {
+        n += rdi_gpu_report(r, buf + n, cap - (size_t)n);
     }
     if (n > 0 && (size_t)n < cap) {
         snprintf(

@@ -18,10 +18,15 @@
 //
 // Results. order=default: the algorithm and the order of additions are a pure function of (op, count, type,
 // ranks, ranks per host, plan), so bits are the same in every run and on every wire. order=strict: each
-// element is the left fold over ranks 0, 1, … n-1, rounded to the type after every addition (f16/bf16 too),
-// divided once at the end for RONDO_AVG. f16/bf16 are otherwise accumulated in f32 within a rank and rounded
-// when they travel. Integer sums wrap; integer AVG truncates toward zero. MIN/MAX propagate NaN and hold
-// -0 < +0.
+// element is the left fold over ranks 0, 1, … n-1, rounded to the type after every addition (f16/bf16/fp8
+// too), divided once at the end for RONDO_AVG. f16/bf16/fp8 are otherwise accumulated in f32 within a rank and
+// rounded when they travel. Integer sums wrap; integer AVG truncates toward zero. MIN/MAX propagate NaN and
+// hold -0 < +0.
+//
+// fp8. F8E4M3 (1 sign, 4 exponent and 3 mantissa bits, bias 7, largest 448, no infinity, NaN 0x7f and 0xff) and
+// F8E5M2 (1, 5, 2, bias 15, largest 57344, infinity 0x7c) are the formats of the Open Compute Project. SUM, PROD
+// and AVG round to nearest, ties to even, and saturate: a result too large, or infinite, becomes the largest
+// finite value of its sign. A NaN becomes 0x7f. MIN and MAX give one of the operands, infinities too.
 #ifndef RONDO_RING_H
 #define RONDO_RING_H
 
@@ -42,6 +47,8 @@ typedef enum rondo_type {
     RONDO_U32 = 7,
     RONDO_I64 = 8,
     RONDO_U64 = 9,
+    RONDO_F8E4M3 = 10,
+    RONDO_F8E5M2 = 11,
     RONDO_TYPE_COUNT
 } rondo_type;
 
@@ -201,6 +208,72 @@ RONDO_API rondo_status rondo_recv(void *buf, size_t count, rondo_type type, int 
                                   rondo_comm *comm);
 RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type, int peer,
                                         rondo_comm *comm, rondo_request **req);
+
+// ---- Device memory (CUDA) ------------------------------------------------------------------------
+//
+// The calls below take buffers in device memory and a stream, and return at once: the collective is ordered
+// with the stream's work as a kernel launch would be, and buffers are free again for work that is enqueued on
+// the stream afterwards. The library finds the driver at run time; without one every call here says so with
+// RONDO_ERR_UNSUPPORTED.
+//
+// - Communicator and device: all ranks attach their device first, rondo_comm_attach(). The first collective
+//   does it by itself, with the device of its buffers (that first call then blocks until all ranks have come).
+// - Order: operations of one communicator run in the order of their calls, also across streams: an operation
+//   on another stream waits for the one before it. Two communicators in flight: call them in the same order
+//   on all ranks.
+// - send and recv occupy their stream until the peer has come. Ranks that send to each other need two
+//   streams, or the order send, recv on one of them and recv, send on the other.
+// - All buffers of a call are device memory of the attached device; managed memory is refused. All ranks of an
+//   operation pass device memory (RONDO_ERR_MISMATCH otherwise).
+// - Errors after the call: the stream never waits for ever. When the communicator fails (peer death, deadline,
+//   abort), every stream that waits for it is released, what the buffers hold is then undefined, and
+//   rondo_comm_error() and the next call tell why.
+// - Streams that are being captured into a graph are refused: RONDO_ERR_UNSUPPORTED, nothing is enqueued.
+//
+// The blocking calls and their _start forms take device memory as well, once the communicator is attached: the
+// data must be complete when the call is made, and is complete when the request is.
+//
+// Bits: with order=default the additions are those of algorithm=ring on the host, piece by piece; with
+// order=strict the left fold over ranks. Kernels round as the host's do.
+
+// A CUstream or cudaStream_t; NULL is the legacy default stream.
+typedef void *rondo_stream;
+
+// Binds `comm` to a CUDA device by ordinal (as the driver counts, after CUDA_VISIBLE_DEVICES), allocates
+// staging memory there and finds out how each neighbour is reached: the same process, the same host (CUDA
+// IPC), GPUDirect RDMA, or pinned host memory; each choice is logged with its reason. Collective over comm;
+// blocks. Once per communicator: RONDO_ERR_USAGE for another device. A communicator from a split attaches by
+// itself.
+RONDO_API rondo_status rondo_comm_attach(rondo_comm *comm, int device);
+
+// How this rank reaches each neighbour on devices, a line each, with the reasons. RONDO_ERR_USAGE when not
+// attached. Writes at most `cap` bytes including the NUL.
+RONDO_API rondo_status rondo_comm_reaches(const rondo_comm *comm, char *buf, size_t cap);
+
+// As the calls of the same name without _stream; see above. Any thread; do not block (see attach) but while the
+// stream's queue in the driver is full.
+RONDO_API rondo_status rondo_all_reduce_stream(const void *send, void *recv, size_t count,
+                                               rondo_type type, rondo_op op, rondo_comm *comm,
+                                               rondo_stream stream);
+RONDO_API rondo_status rondo_reduce_scatter_stream(const void *send, void *recv, size_t count,
+                                                   rondo_type type, rondo_op op, rondo_comm *comm,
+                                                   rondo_stream stream);
+RONDO_API rondo_status rondo_all_gather_stream(const void *send, void *recv, size_t count,
+                                               rondo_type type, rondo_comm *comm,
+                                               rondo_stream stream);
+RONDO_API rondo_status rondo_broadcast_stream(const void *send, void *recv, size_t count,
+                                              rondo_type type, int root, rondo_comm *comm,
+                                              rondo_stream stream);
+RONDO_API rondo_status rondo_reduce_stream(const void *send, void *recv, size_t count,
+                                           rondo_type type, rondo_op op, int root, rondo_comm *comm,
+                                           rondo_stream stream);
+RONDO_API rondo_status rondo_all_to_all_stream(const void *send, void *recv, size_t count,
+                                               rondo_type type, rondo_comm *comm,
+                                               rondo_stream stream);
+RONDO_API rondo_status rondo_send_stream(const void *buf, size_t count, rondo_type type, int peer,
+                                         rondo_comm *comm, rondo_stream stream);
+RONDO_API rondo_status rondo_recv_stream(void *buf, size_t count, rondo_type type, int peer,
+                                         rondo_comm *comm, rondo_stream stream);
 
 #ifdef __cplusplus
 }

@@ -90,6 +90,9 @@ enum rdi_opt {
     RDI_OPT_VERBS_RETRIES,    // int
     RDI_OPT_VERBS_INLINE,     // size
     RDI_OPT_VERBS_RELAXED,    // enum auto yes no
+    RDI_OPT_CUDA_DRIVER,      // string: path of libcuda, "none", "" = the loader's
+    RDI_OPT_CUDA_REACH,       // enum auto memory direct staged
+    RDI_OPT_CUDA_BLOCKS,      // int, thread blocks of a reduce kernel
     RDI_OPT_DDP_FIRST_BUCKET, // size
     RDI_OPT_DDP_BUCKET,       // size
     RDI_OPT_COUNT
@@ -175,8 +178,9 @@ void rdi_hs_sent(struct rdi_hs *hs, size_t n);
 struct rdi_link_id {
     uint64_t comm;     // communicator's id
     uint32_t from, to; // world ranks
-    uint32_t channel;  // 0 collectives, 1 point to point
+    uint32_t channel;  // 0 collectives, 1 point to point, RDI_CHANNEL_DEVICE
 };
+#define RDI_CHANNEL_DEVICE 2 // payloads come from and go to device memory
 
 enum rdi_link_state {
     RDI_LINK_CONNECTING, // put() gives RONDO_AGAIN
@@ -207,8 +211,9 @@ struct rdi_link {
 };
 
 enum {
-    RDI_PUT_ACK = 1,  // the sender waits for `sent` of this message: acknowledge promptly
-    RDI_PUT_COPY = 2, // `sent` must not wait for release(): no reading of the source in place
+    RDI_PUT_ACK = 1,    // the sender waits for `sent` of this message: acknowledge promptly
+    RDI_PUT_COPY = 2,   // `sent` must not wait for release(): no reading of the source in place
+    RDI_PUT_DEVICE = 4, // the source is device memory that was registered (rdi_mem_register_device)
 };
 
 // One message to send.
@@ -237,6 +242,13 @@ struct rdi_net_attr {
     uint32_t chunk;    // preferred max_msg
     bool lands;        // asks land() and receives in place
     bool by_reference; // peers can read registered memory without a copy
+    bool device;       // may send from and receive into device memory, see device_memory()
+};
+
+// Where the payloads of a link's messages are to be written: slot q % slots at ptr + q % slots * max_msg.
+struct rdi_device_slots {
+    void *ptr; // device address, registered
+    uint32_t slots, max_msg;
 };
 
 // Upcalls of a net into the engine, on the thread that called into the net.
@@ -251,6 +263,12 @@ struct rdi_net_events {
     void *(*land)(void *self, struct rdi_link *link, uint64_t tag, uint32_t len);
     // A control message. Not ordered with messages; ordered among themselves.
     void (*ctrl)(void *self, struct rdi_link *link, unsigned type, const void *msg, size_t len);
+    // The slots of a link on RDI_CHANNEL_DEVICE are to be made, on the receiver, before accept(). True: in the device
+    // memory that the engine says; *io comes with what the transport would take, and goes with at most as many slots
+    // of any size (a multiple of 64, up to 16 MiB). False, or no function: in host memory, as always where a device
+    // has no immediates (mode send). The memory is the link's until that is closed; where accept() does not follow,
+    // until slots() is called again for the same id.
+    bool (*slots)(void *self, struct rdi_link *link, struct rdi_device_slots *io);
 };
 
 struct rdi_net_params {
@@ -344,6 +362,11 @@ struct rdi_net_ops {
     void (*disarm)(struct rdi_net *net);
     int (*fd)(struct rdi_net *net); // an fd for epoll; -1 if there is none (sim)
 
+    // Registers a range of device memory (rdi_mem_register_device() has been told of it) with every device of this
+    // transport, so that links on RDI_CHANNEL_DEVICE may use it. RONDO_ERR_UNSUPPORTED names the device and what
+    // it lacks. NULL: this transport knows no device memory.
+    rondo_status (*device_memory)(struct rdi_net *net, const void *ptr, size_t bytes);
+
     // Appends a line per link for hang reports: which peer, address, what is queued.
     void (*describe)(struct rdi_link *link, char *buf, size_t cap);
 };
@@ -364,6 +387,11 @@ bool rdi_mem_find(const void *ptr, size_t len, int *fd, uint64_t *id, uint64_t *
 // unregister and free refuse) and undoes it; unknown memory is fine (returns false, nothing to undo).
 bool rdi_mem_hold(const void *ptr, size_t len);
 void rdi_mem_unhold(const void *ptr, size_t len);
+// Device memory for NICs: `fd` is a DMA-BUF in which the range begins at `offset` (duplicated: the caller may close
+// it at once), or -1 where the kernel finds device memory by its address. Once undone, devices let go of it at their
+// nets' next progress(); links that have slots there are closed before. Any thread.
+rondo_status rdi_mem_register_device(const void *ptr, size_t bytes, int fd, uint64_t offset);
+rondo_status rdi_mem_unregister_device(const void *ptr);
 
 // ---- Bootstrap -----------------------------------------------------------------------------------
 

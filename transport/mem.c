@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Memory for transports: blocks that peers can map, and the caller's own registered ranges.
+// Memory for transports: blocks that peers can map, the caller's own registered ranges, and device memory.
 //
 // The tables are process wide, behind one mutex. This is the one piece of global state that the library
 // allows itself: rondo_mem_alloc() takes no handle on purpose, since a block outlives communicators and
@@ -25,8 +25,9 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct rdi_intervals blocks;        // from rondo_mem_alloc(); disjoint
 static struct rdi_intervals registrations; // from rondo_mem_register(); may overlap
+static struct rdi_intervals devices;       // from rdi_mem_register_device(); may overlap
 static struct rdi_intervals holds;         // ranges that operations use now
-static uint64_t last_id;                   // of both
+static uint64_t last_id;                   // of all
 static _Atomic uint64_t frees;
 
 // A child that is forked while another thread holds the mutex would find it locked for ever.
@@ -195,7 +196,7 @@ static bool has_id(const struct rdi_intervals *t, uint64_t id) {
 
 bool rdi_mem_alive(uint64_t id) {
     lock();
-    bool alive = has_id(&blocks, id) || has_id(&registrations, id);
+    bool alive = has_id(&blocks, id) || has_id(&registrations, id) || has_id(&devices, id);
     unlock();
     return alive;
 }
@@ -264,6 +265,80 @@ rondo_status rondo_mem_unregister(void *ptr) {
     }
     unlock();
     return s;
+}
+
+// ---- Device memory -------------------------------------------------------------------------------
+
+// The table keeps a descriptor of its own: a number that its owner has closed may be another file's by the
+// time that a device is asked to register the memory.
+rondo_status rdi_mem_register_device(const void *ptr, size_t bytes, int fd, uint64_t offset) {
+    uintptr_t end;
+    if (ptr == NULL || bytes == 0 || __builtin_add_overflow((uintptr_t)ptr, bytes, &end)) {
+        return rdi_fail(RONDO_ERR_INVALID, "device memory %p of %zu bytes is not a range", ptr,
+                        bytes);
+    }
+    int own = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (fd >= 0 && own < 0) {
+        return errno == EBADF
+                   ? rdi_fail(RONDO_ERR_INVALID,
+                              "device memory %p of %zu bytes: descriptor %d is not open", ptr,
+                              bytes, fd)
+                   : rdi_fail_resource(errno, "keep the descriptor of %zu bytes of device memory",
+                                       bytes);
+    }
+    lock();
+    struct rdi_interval *e = rdi_intervals_add(&devices, (uintptr_t)ptr, bytes);
+    if (e != NULL && e->count == 1) {
+        e->id = ++last_id;
+        e->fd = own;
+        e->offset = offset;
+        own = -1;
+    }
+    unlock();
+    close_file(own);
+    return e != NULL ? RONDO_OK
+                     : rdi_fail_resource(ENOMEM, "remember %zu bytes of device memory", bytes);
+}
+
+rondo_status rdi_mem_unregister_device(const void *ptr) {
+    int fd = -1;
+    lock();
+    struct rdi_interval *e = rdi_intervals_starting(&devices, (uintptr_t)ptr);
+    bool found = e != NULL;
+    if (found) {
+        uint64_t last = e->count == 1 ? 1 : 0;
+        fd = last != 0 ? e->fd : -1;
+        rdi_intervals_drop(&devices, e);
+        atomic_fetch_add_explicit(&frees, last, memory_order_release);
+    }
+    unlock();
+    close_file(fd);
+    return found ? RONDO_OK
+                 : rdi_fail(RONDO_ERR_USAGE, "no registered device memory starts at %p", ptr);
+}
+
+rondo_status rdi_mem_find_device(const void *ptr, size_t len, struct rdi_mem_device *out) {
+    int err = 0;
+    lock();
+    const struct rdi_interval *e = rdi_intervals_around(&devices, (uintptr_t)ptr, len);
+    if (e != NULL) {
+        *out =
+            (struct rdi_mem_device){.start = (char *)(uintptr_t)ptr - ((uintptr_t)ptr - e->start),
+                                    .bytes = e->bytes,
+                                    .id = e->id,
+                                    .fd = -1,
+                                    .offset = e->offset};
+        out->fd = e->fd >= 0 ? fcntl(e->fd, F_DUPFD_CLOEXEC, 0) : -1;
+        err = e->fd >= 0 && out->fd < 0 ? errno : 0;
+    }
+    unlock();
+    if (e == NULL) {
+        return rdi_fail(RONDO_ERR_INVALID, "%p of %zu bytes is not within registered device memory",
+                        ptr, len);
+    }
+    return err == 0 ? RONDO_OK
+                    : rdi_fail_resource(err, "use the descriptor of %zu bytes of device memory",
+                                        out->bytes);
 }
 
 // ---- Use -----------------------------------------------------------------------------------------

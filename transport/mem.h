@@ -17,4 +17,15 @@ bool rdi_mem_alive(uint64_t id);
 // and its id (process wide, never reused). Any thread.
 bool rdi_mem_region(const void *ptr, size_t len, void **start, size_t *bytes, uint64_t *id);
 
+// A range of device memory that rdi_mem_register_device() was told of.
+struct rdi_mem_device {
+    void *start;
+    size_t bytes;
+    uint64_t id;     // of the same kind as those of blocks
+    int fd;          // a DMA-BUF, a duplicate that the caller closes; -1: none
+    uint64_t offset; // of the range in it
+};
+// Finds the one that wholly contains [ptr, ptr+len). RONDO_ERR_INVALID: there is none. Any thread.
+rondo_status rdi_mem_find_device(const void *ptr, size_t len, struct rdi_mem_device *out);
+
 #endif

@@ -91,6 +91,15 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
     [RDI_OPT_VERBS_RELAXED] = {"verbs_relaxed", "enum", "auto", "auto|yes|no",
                                "relaxed ordering of PCIe writes into slots; auto: where the"
                                " library offers it"},
+    [RDI_OPT_CUDA_DRIVER] = {"cuda_driver", "string", "", "path of a library, or none",
+                             "the CUDA driver to load; empty: libcuda.so.1; none: use no GPU"},
+    [RDI_OPT_CUDA_REACH] =
+        {"cuda_reach", "enum", "auto", "auto|memory|direct|staged",
+         "how device memory travels to a neighbour: read in place (same process or CUDA IPC),"
+         " GPUDirect RDMA, or through pinned host memory; auto: the first that works"},
+    [RDI_OPT_CUDA_BLOCKS] = {"cuda_blocks", "int", "16", "1..1024",
+                             "thread blocks of a reduce kernel: how many multiprocessors a"
+                             " collective may take from the computation"},
     [RDI_OPT_DDP_FIRST_BUCKET] = {"ddp_first_bucket", "size", "1M", "4K..4G",
                                   "size of the gradient bucket that is ready first"},
     [RDI_OPT_DDP_BUCKET] = {"ddp_bucket", "size", "25M", "4K..4G",

@@ -14,8 +14,8 @@ struct rdi_interval {
     uintptr_t start;
     size_t bytes;
     uint32_t count; // how often it was added
-    int fd;         // the owner's, as is id
-    uint64_t id;
+    int fd;         // the owner's, as are id and offset
+    uint64_t id, offset;
     uintptr_t reach; // the largest end of this and all entries before it
 };
 

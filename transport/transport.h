@@ -121,6 +121,12 @@ typedef struct rondo_config {
         .master_port = -1                                                             \
     }
 
+// ---- CUDA ----------------------------------------------------------------------------------------
+
+// One line about the CUDA driver in this process, e.g. "CUDA 13.0, 1 device", or why there is none. Loads the
+// driver if it can (option cuda_driver). Static memory; any thread.
+RONDO_API const char *rondo_cuda_state(void);
+
 // ---- Memory --------------------------------------------------------------------------------------
 
 // Memory that every transport can use in place: page aligned, zeroed, backed by a sealed memfd so that

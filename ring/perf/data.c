@@ -7,12 +7,13 @@
 //   floats: sum                small integers; their sum over all ranks is still exact in the type
 //           min, max           small integers
 //           prod               one rank has a small factor, the others 1
-//   avg                        multiples of the number of ranks, whose sum is exact
+//   avg                        multiples of the number of ranks, whose sum is exact; fp8, which has few of
+//                              them: one rank has one, the others 0
 //
 // Values repeat after PERIOD elements. That makes checking as fast as memcmp(): what is right is computed for
 // one period only. The period is a prime, so data that lands at a wrong place, a number of blocks, slots or
 // pages off, does not look right.
-#include "ring/half.h"
+#include "ring/fp8.h"
 #include "ring/perf/perf.h"
 
 #include <string.h>
@@ -32,12 +33,29 @@ static int64_t exact_limit(rondo_type t) {
         return 127;
     case RONDO_U8:
         return 255;
+    case RONDO_F8E4M3:
+        return 16;
+    case RONDO_F8E5M2:
+        return 8;
     default:
         return 1 << 20;
     }
 }
 
-static bool is_float(rondo_type t) { return t <= RONDO_BF16; }
+static bool is_fp8(rondo_type t) { return t == RONDO_F8E4M3 || t == RONDO_F8E5M2; }
+
+static bool is_float(rondo_type t) { return t <= RONDO_BF16 || is_fp8(t); }
+
+// Whether n, and twice it, are exact in an fp8 type: their odd factor has to fit the mantissa.
+static bool fits_fp8(rondo_type t, int64_t n) {
+    if (!is_fp8(t) || n > 128) {
+        return false;
+    }
+    while (n % 2 == 0) {
+        n /= 2;
+    }
+    return n < exact_limit(t);
+}
 
 static bool is_unsigned(rondo_type t) { return t == RONDO_U8 || t == RONDO_U32 || t == RONDO_U64; }
 
@@ -88,7 +106,10 @@ static struct rule make_rule(const struct perf_values *v, int rank) {
                      .ranks = (uint64_t)v->ranks,
                      .factor = 1};
     int64_t limit = exact_limit(v->type), n = v->ranks;
-    if (v->op == RONDO_AVG) {
+    if (v->op == RONDO_AVG && limit / n / n == 0 && fits_fp8(v->type, n)) {
+        r.bound = HOLDER;
+        r.factor = r.ranks;
+    } else if (v->op == RONDO_AVG) {
         // Where not even n * n fits, all ranks have the same value, 0 at worst.
         r.bound = limit / n / n;
         r.factor = r.bound > 0 ? r.ranks : 1;
@@ -116,7 +137,8 @@ static uint64_t value(const struct rule *r, uint64_t index) {
     }
     if (r->bound == HOLDER) {
         uint64_t h = hash(index, r->common), neutral = v->op == RONDO_PROD;
-        return (h & 0xffffffff) % r->ranks == r->rank ? 2 + (h >> 62) : neutral;
+        uint64_t held = v->op == RONDO_AVG ? (1 + (h >> 63)) * r->factor : 2 + (h >> 62);
+        return (h & 0xffffffff) % r->ranks == r->rank ? held : neutral;
     }
     return small(hash(index, r->own), r->bound, v->type) * r->factor;
 }
@@ -177,6 +199,12 @@ static void store(void *dst, const uint64_t *v, size_t n, const struct perf_valu
         break;
     case RONDO_BF16:
         STORE(uint16_t, rdi_f32_to_bf16((float)(int64_t)v[i]));
+        break;
+    case RONDO_F8E4M3:
+        STORE(uint8_t, rdi_f32_to_f8e4m3((float)(int64_t)v[i]));
+        break;
+    case RONDO_F8E5M2:
+        STORE(uint8_t, rdi_f32_to_f8e5m2((float)(int64_t)v[i]));
         break;
     default:
         STORE(double, (int64_t)v[i]);

@@ -38,7 +38,7 @@ static const struct row table[] = {
     {'c', "check", "0|1", BOOL, AT(check), 0, 1, "1", "check every result"},
     {'o', "op", "OP", OP, AT(op), 0, 0, "sum", "sum prod min max avg all"},
     {'d', "datatype", "TYPE", TYPE, AT(type), 0, 0, "float",
-     "float double half bfloat16 int8 uint8 int32 uint32 int64 uint64 all"},
+     "float double half bfloat16 int8 uint8 int32 uint32 int64 uint64 f8e4m3 f8e5m2 all"},
     {'r', "root", "RANK", ROOT, AT(root), 0, 1023, "0", "root of broadcast and reduce, or all"},
     {0, "transport", "WIRE", WIRE, AT(transport), 0, 0, "auto", "auto shm tcp verbs"},
     {0, "options", "LIST", TEXT, AT(options), 0, 0, "",

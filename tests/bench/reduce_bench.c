@@ -76,8 +76,9 @@ static void table(size_t bytes) {
     static const struct {
         rondo_type type;
         const char *name;
-    } types[] = {{RONDO_F32, "f32"}, {RONDO_F64, "f64"}, {RONDO_F16, "f16"}, {RONDO_BF16, "bf16"},
-                 {RONDO_I8, "i8"},   {RONDO_I32, "i32"}, {RONDO_I64, "i64"}};
+    } types[] = {{RONDO_F32, "f32"},   {RONDO_F64, "f64"},       {RONDO_F16, "f16"},
+                 {RONDO_BF16, "bf16"}, {RONDO_I8, "i8"},         {RONDO_I32, "i32"},
+                 {RONDO_I64, "i64"},   {RONDO_F8E4M3, "f8e4m3"}, {RONDO_F8E5M2, "f8e5m2"}};
     unsigned char *buf[SOURCES + 2];
     for (int i = 0; i < SOURCES + 2; i++) {
         buf[i] = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);

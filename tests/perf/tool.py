@@ -13,7 +13,7 @@ ROOTED = ("broadcast", "reduce")
 NOT_IN_PLACE = ("all_to_all", "sendrecv")
 SPLIT = ("reduce_scatter", "all_gather", "all_to_all")
 TYPES = {"float": 4, "double": 8, "half": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4,
-         "uint32": 4, "int64": 8, "uint64": 8}
+         "uint32": 4, "int64": 8, "uint64": 8, "f8e4m3": 1, "f8e5m2": 1}
 OPS = ("sum", "prod", "min", "max", "avg")
 
 DEVICE = re.compile(r"#  Rank +(\d+) Group +(\d+) Pid +(\d+) on +(\S+) device +(\d+) "

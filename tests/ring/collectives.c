@@ -35,6 +35,24 @@ static uint16_t float_to_half(float f) {
     return (uint16_t)((f < 0) << 15 | (e + 14) << 10 | ((int)(m * 2048.0f) - 1024));
 }
 
+// 8-bit floats of `bits` bits of mantissa, an exponent of this bias. Finite ones only.
+static double eight_to_double(uint8_t b, int bits, int bias) {
+    int e = (b & 127) >> bits, m = b & ((1 << bits) - 1);
+    double v = e ? ldexp(m + (1 << bits), e - bias - bits) : ldexp(m, 1 - bias - bits);
+    return b & 128 ? -v : v;
+}
+
+static uint8_t double_to_eight(double v, int bits, int bias) {
+    // Exact values only.
+    for (unsigned b = 0; b < 256; b++) {
+        if (eight_to_double((uint8_t)b, bits, bias) == v) {
+            return (uint8_t)b;
+        }
+    }
+    fprintf(stderr, "%g is no 8-bit float\n", v);
+    exit(1);
+}
+
 static double get(const void *p, size_t i, rondo_type t) {
     switch (t) {
     case RONDO_F32:
@@ -59,6 +77,10 @@ static double get(const void *p, size_t i, rondo_type t) {
         return ((const uint32_t *)p)[i];
     case RONDO_I64:
         return (double)((const int64_t *)p)[i];
+    case RONDO_F8E4M3:
+        return eight_to_double(((const uint8_t *)p)[i], 3, 7);
+    case RONDO_F8E5M2:
+        return eight_to_double(((const uint8_t *)p)[i], 2, 15);
     default:
         return (double)((const uint64_t *)p)[i];
     }
@@ -97,6 +119,12 @@ static void set(void *p, size_t i, rondo_type t, double v) {
     case RONDO_I64:
         ((int64_t *)p)[i] = (int64_t)v;
         break;
+    case RONDO_F8E4M3:
+        ((uint8_t *)p)[i] = double_to_eight(v, 3, 7);
+        break;
+    case RONDO_F8E5M2:
+        ((uint8_t *)p)[i] = double_to_eight(v, 2, 15);
+        break;
     default:
         ((uint64_t *)p)[i] = (uint64_t)v;
         break;
@@ -104,18 +132,23 @@ static void set(void *p, size_t i, rondo_type t, double v) {
 }
 
 // Element i of rank r's input. AVG's inputs are multiples of n, so that the mean is exact.
-static double input(int r, size_t i, rondo_op op, int n) {
+// 8-bit floats hold no large sums: there one rank has a number, the others 0.
+static double input(int r, size_t i, rondo_op op, int n, rondo_type t) {
+    int eight = t == RONDO_F8E4M3 || t == RONDO_F8E5M2;
     unsigned k = (unsigned)((i * 7 + (size_t)r * 3) % 5);
     if (op == RONDO_PROD) {
         return i % (size_t)n == (size_t)r ? 2.0 : 1.0;
     }
+    if (eight && (op == RONDO_SUM || op == RONDO_AVG) && i % (size_t)n != (size_t)r) {
+        return 0;
+    }
     return op == RONDO_AVG ? (double)(k % 2) * n : (double)k;
 }
 
-static double expected(size_t i, rondo_op op, int n) {
-    double v = input(0, i, op, n);
+static double expected(size_t i, rondo_op op, int n, rondo_type t) {
+    double v = input(0, i, op, n, t);
     for (int r = 1; r < n; r++) {
-        double x = input(r, i, op, n);
+        double x = input(r, i, op, n, t);
         v = op == RONDO_PROD  ? v * x
             : op == RONDO_MIN ? fmin(v, x)
             : op == RONDO_MAX ? fmax(v, x)
@@ -150,7 +183,7 @@ static int guard_ok(const struct buf *b) {
 static void fill(struct buf *b, size_t at, size_t count, int rank, size_t first, rondo_type t,
                  rondo_op op, int n) {
     for (size_t i = 0; i < count; i++) {
-        set(b->p, at + i, t, input(rank, first + i, op, n));
+        set(b->p, at + i, t, input(rank, first + i, op, n, t));
     }
 }
 
@@ -175,8 +208,8 @@ static int all_reduce(rondo_comm *c, size_t count, rondo_type t, rondo_op op, in
     struct buf *out = in_place ? &s : &r;
     OK(rondo_all_reduce(s.p, out->p, count, t, op, c));
     for (size_t i = 0; i < count; i++) {
-        CHECK(same(out, i, i, expected(i, op, n), t, "all_reduce"));
-        CHECK(in_place || get(s.p, i, t) == input(me, i, op, n));
+        CHECK(same(out, i, i, expected(i, op, n, t), t, "all_reduce"));
+        CHECK(in_place || get(s.p, i, t) == input(me, i, op, n, t));
     }
     CHECK(guard_ok(&s) && guard_ok(&r));
     free(s.p);
@@ -191,7 +224,7 @@ static int reduce_scatter(rondo_comm *c, size_t count, rondo_type t, rondo_op op
     fill(&s, 0, count * (size_t)n, me, 0, t, op, n);
     OK(rondo_reduce_scatter(s.p, in_place ? s.p + mine * es : r.p, count, t, op, c));
     for (size_t i = 0; i < count; i++) {
-        CHECK(same(in_place ? &s : &r, in_place ? mine + i : i, i, expected(mine + i, op, n), t,
+        CHECK(same(in_place ? &s : &r, in_place ? mine + i : i, i, expected(mine + i, op, n, t), t,
                    "reduce_scatter"));
     }
     CHECK(guard_ok(&s) && guard_ok(&r));
@@ -209,7 +242,8 @@ static int all_gather(rondo_comm *c, size_t count, rondo_type t, int in_place) {
     OK(rondo_all_gather(in_place ? r.p + (size_t)me * count * es : s.p, r.p, count, t, c));
     for (int p = 0; p < n; p++) {
         for (size_t i = 0; i < count; i++) {
-            CHECK(same(&r, (size_t)p * count + i, i, input(p, i, RONDO_SUM, n), t, "all_gather"));
+            CHECK(
+                same(&r, (size_t)p * count + i, i, input(p, i, RONDO_SUM, n, t), t, "all_gather"));
         }
     }
     CHECK(guard_ok(&s) && guard_ok(&r));
@@ -226,7 +260,7 @@ static int broadcast(rondo_comm *c, size_t count, rondo_type t, int root, int in
     struct buf *out = in_place ? &s : &r;
     OK(rondo_broadcast(me == root || in_place ? s.p : NULL, out->p, count, t, root, c));
     for (size_t i = 0; i < count; i++) {
-        CHECK(same(out, i, i, input(root, i, RONDO_SUM, n), t, "broadcast"));
+        CHECK(same(out, i, i, input(root, i, RONDO_SUM, n, t), t, "broadcast"));
     }
     CHECK(guard_ok(&s) && guard_ok(&r));
     free(s.p);
@@ -242,10 +276,10 @@ static int reduce(rondo_comm *c, size_t count, rondo_type t, rondo_op op, int ro
     struct buf *out = in_place ? &s : &r;
     OK(rondo_reduce(s.p, me == root ? out->p : NULL, count, t, op, root, c));
     for (size_t i = 0; i < count && me == root; i++) {
-        CHECK(same(out, i, i, expected(i, op, n), t, "reduce"));
+        CHECK(same(out, i, i, expected(i, op, n, t), t, "reduce"));
     }
     for (size_t i = 0; i < count && me != root; i++) {
-        CHECK(get(s.p, i, t) == input(me, i, op, n));
+        CHECK(get(s.p, i, t) == input(me, i, op, n, t));
     }
     CHECK(guard_ok(&s) && guard_ok(&r));
     free(s.p);
@@ -263,7 +297,7 @@ static int all_to_all(rondo_comm *c, size_t count, rondo_type t) {
     OK(rondo_all_to_all(s.p, r.p, count, t, c));
     for (int p = 0; p < n; p++) {
         for (size_t i = 0; i < count; i++) {
-            CHECK(same(&r, (size_t)p * count + i, i, input(p, (size_t)me + i, RONDO_SUM, n), t,
+            CHECK(same(&r, (size_t)p * count + i, i, input(p, (size_t)me + i, RONDO_SUM, n, t), t,
                        "all_to_all"));
         }
     }
@@ -290,8 +324,8 @@ static int send_recv(rondo_comm *c, size_t count, rondo_type t) {
     OK(rondo_recv_start(b.p, count, t, right, c, &q[3]));
     OK(rondo_wait_all(q, 4));
     for (size_t i = 0; i < count; i++) {
-        CHECK(same(&a, i, i, input(left, i, RONDO_SUM, n), t, "recv from the left"));
-        CHECK(same(&b, i, i, input(right, i, RONDO_SUM, n), t, "recv from the right"));
+        CHECK(same(&a, i, i, input(left, i, RONDO_SUM, n, t), t, "recv from the left"));
+        CHECK(same(&b, i, i, input(right, i, RONDO_SUM, n, t), t, "recv from the right"));
     }
     CHECK(guard_ok(&a) && guard_ok(&b));
     free(s.p);

@@ -167,7 +167,8 @@ static void make_call(struct scenario *sc, struct call *c, int n) {
 
 static enum values choose_values(struct scenario *sc, const struct op *op) {
     const struct call *c = &op->call;
-    if (c->type > RONDO_BF16 || !reduces(c->kind) || c->op == RONDO_MIN || c->op == RONDO_MAX) {
+    bool floats = c->type <= RONDO_BF16 || c->type >= RONDO_F8E4M3;
+    if (!floats || !reduces(c->kind) || c->op == RONDO_MIN || c->op == RONDO_MAX) {
         return WILD;
     }
     if (chance(sc, 50)) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the reduce kernels are held against, made another way than they are: integers in 128 bits, f16 and
-// bf16 rounded from a double by counting units in the last place, f32 and f64 one scalar operation at a time.
+// What the reduce kernels are held against, made another way than they are: integers in 128 bits, floats below
+// f32 rounded from a double by counting units in the last place, f32 and f64 one scalar operation at a time.
 // Elements are handled as their bits, in the low end of a uint64_t.
 #ifndef RDI_REDUCE_REFERENCE_H
 #define RDI_REDUCE_REFERENCE_H
@@ -63,24 +63,42 @@ static inline uint64_t next_random(uint64_t *state) { // splitmix64
 // Shape of each floating type: bits of the mantissa with the hidden one, least normal exponent.
 static const struct shape {
     int precision, emin, width;
-} shapes[4] = {[RONDO_F32] = {24, -126, 32},
-               [RONDO_F64] = {53, -1022, 64},
-               [RONDO_F16] = {11, -14, 16},
-               [RONDO_BF16] = {8, -126, 16}};
+} shapes[RONDO_TYPE_COUNT] = {
+    [RONDO_F32] = {24, -126, 32}, [RONDO_F64] = {53, -1022, 64}, [RONDO_F16] = {11, -14, 16},
+    [RONDO_BF16] = {8, -126, 16}, [RONDO_F8E4M3] = {4, -6, 8},   [RONDO_F8E5M2] = {3, -14, 8}};
 
-static inline bool is_float(rondo_type type) { return type <= RONDO_BF16; }
+static inline bool is_eight(rondo_type type) {
+    return type == RONDO_F8E4M3 || type == RONDO_F8E5M2;
+}
+
+static inline bool is_float(rondo_type type) { return type <= RONDO_BF16 || is_eight(type); }
+
+// Floats that are computed in f32.
+static inline bool is_narrow(rondo_type type) {
+    return is_float(type) && type != RONDO_F32 && type != RONDO_F64;
+}
 
 static inline bool is_signed(rondo_type type) {
     return type == RONDO_I8 || type == RONDO_I32 || type == RONDO_I64;
 }
 
+// Exponent all ones, mantissa 0: infinity, but 256 in f8e4m3.
 static inline uint64_t inf_bits(rondo_type type) {
     const struct shape s = shapes[type];
     return ((UINT64_C(1) << (s.width - s.precision)) - 1) << (s.precision - 1);
 }
 
 static inline uint64_t nan_bits(rondo_type type) {
-    return inf_bits(type) | UINT64_C(1) << (shapes[type].precision - 2);
+    return is_eight(type) ? 0x7f : inf_bits(type) | UINT64_C(1) << (shapes[type].precision - 2);
+}
+
+// The largest magnitude that is not NaN, and the largest that a result can have.
+static inline uint64_t last_bits(rondo_type type) {
+    return type == RONDO_F8E4M3 ? 0x7e : inf_bits(type);
+}
+
+static inline uint64_t result_limit(rondo_type type) {
+    return type == RONDO_F8E5M2 ? 0x7b : last_bits(type);
 }
 
 static inline uint64_t sign_bit(rondo_type type) { return UINT64_C(1) << (shapes[type].width - 1); }
@@ -92,9 +110,9 @@ static inline double decode(rondo_type type, uint64_t bits) {
     const int exponent = (int)(magnitude >> (s.precision - 1));
     const double fraction = (double)(magnitude & (hidden - 1));
     double v;
-    if (magnitude > inf_bits(type)) {
+    if (magnitude > last_bits(type)) {
         return NAN;
-    } else if (magnitude == inf_bits(type)) {
+    } else if (magnitude == inf_bits(type) && type != RONDO_F8E4M3) {
         v = INFINITY;
     } else if (exponent == 0) {
         v = ldexp(fraction, s.emin - s.precision + 1);
@@ -112,7 +130,7 @@ static inline uint64_t encode(rondo_type type, double v) {
         return nan_bits(type);
     }
     if (isinf(v) || v == 0) {
-        return sign | (v == 0 ? 0 : inf_bits(type));
+        return sign | (v == 0 ? 0 : result_limit(type));
     }
     const int exponent = ilogb(v) < s.emin ? s.emin : ilogb(v);
     const double units = ldexp(fabs(v), s.precision - 1 - exponent);
@@ -122,7 +140,7 @@ static inline uint64_t encode(rondo_type type, double v) {
         n++;
     }
     const uint64_t bits = n + ((uint64_t)(exponent - s.emin) << (s.precision - 1));
-    return sign | (bits > inf_bits(type) ? inf_bits(type) : bits);
+    return sign | (bits > result_limit(type) ? result_limit(type) : bits);
 }
 
 static inline __int128 integer(rondo_type type, uint64_t bits) {
@@ -174,8 +192,7 @@ static inline uint64_t expected(rondo_type type, rondo_op op, uint64_t a, uint64
 
 static inline uint64_t expected_fold(rondo_type type, rondo_op op, const void *const *src,
                                      unsigned nsrc, size_t i, bool strict) {
-    const bool wide = !strict && (type == RONDO_F16 || type == RONDO_BF16) && op != RONDO_MIN &&
-                      op != RONDO_MAX && nsrc > 1;
+    const bool wide = !strict && is_narrow(type) && op != RONDO_MIN && op != RONDO_MAX && nsrc > 1;
     uint64_t bits = get(src[0], i, type);
     double acc = wide ? decode(type, bits) : 0;
     for (unsigned k = 1; k < nsrc; k++) {

@@ -22,8 +22,8 @@
 static const char *const isas[] = {"c", "avx2", "avx512", "neon"};
 enum { ISA_COUNT = sizeof isas / sizeof isas[0] };
 
-static const char *const type_names[RONDO_TYPE_COUNT] = {"f32", "f64", "f16", "bf16", "i8",
-                                                         "u8",  "i32", "u32", "i64",  "u64"};
+static const char *const type_names[RONDO_TYPE_COUNT] = {
+    "f32", "f64", "f16", "bf16", "i8", "u8", "i32", "u32", "i64", "u64", "f8e4m3", "f8e5m2"};
 
 // ---- Arrays --------------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ static void everywhere(typed_test *test) {
 
 static void test_type_size(void **state) {
     (void)state;
-    static const size_t sizes[RONDO_TYPE_COUNT] = {4, 8, 2, 2, 1, 1, 4, 4, 8, 8};
+    static const size_t sizes[RONDO_TYPE_COUNT] = {4, 8, 2, 2, 1, 1, 4, 4, 8, 8, 1, 1};
     for (int t = 0; t < RONDO_TYPE_COUNT; t++) {
         assert_int_equal(rdi_type_size((rondo_type)t), sizes[t]);
     }
@@ -249,6 +249,43 @@ static void test_specials(void **state) {
     everywhere(specials_type);
 }
 
+// Every pair of 8-bit floats: one operation in double, which is exact for sums and products of them, rounded
+// once; then every one divided by every small divisor.
+static void eights_type(rondo_type type) {
+    unsigned char a[65536], b[65536], got[65536], want[65536];
+    if (!is_eight(type)) {
+        return;
+    }
+    for (size_t i = 0; i < 65536; i++) {
+        a[i] = (unsigned char)(i >> 8);
+        b[i] = (unsigned char)i;
+    }
+    for (int op = 0; op < RONDO_OP_COUNT; op++) {
+        for (size_t i = 0; i < 65536; i++) {
+            const double x = decode(type, a[i]), y = decode(type, b[i]);
+            want[i] = op == RONDO_MIN || op == RONDO_MAX
+                          ? (unsigned char)expected(type, (rondo_op)op, a[i], b[i])
+                          : (unsigned char)encode(type, op == RONDO_PROD ? x * y : x + y);
+        }
+        rdi_reduce2(got, a, b, 65536, type, (rondo_op)op);
+        check(got, want, 65536, type, "every pair, op", (unsigned)op);
+    }
+    for (unsigned n = 2; n < 256; n++) {
+        for (size_t i = 0; i < 256; i++) {
+            const float q = (float)decode(type, i) / (float)n;
+            want[i] = (unsigned char)encode(type, q);
+            got[i] = (unsigned char)i;
+        }
+        rdi_divide(got, 256, type, n);
+        check(got, want, 256, type, "every one, divided by", n);
+    }
+}
+
+static void test_eights(void **state) {
+    (void)state;
+    everywhere(eights_type);
+}
+
 enum { FOLD_COUNT = 4097 }; // of 1-byte elements, more than a block; wider types need fewer
 
 struct folding {
@@ -312,9 +349,12 @@ static void test_reduce_n(void **state) {
     free(f.want);
 }
 
-// 2048 + 1 + 1: f16 has no 2049, so rounding at each step stays at 2048, rounding at the end gives 2050.
+// 2048 + 1 + 1: f16 has no 2049, so rounding at each step stays at 2048, rounding at the end gives 2050. So
+// for 16 + 1 + 1 in f8e4m3.
 static void test_two_roundings(void **state) {
     (void)state;
+    const uint8_t sixteen = 0x58, unit = 0x38;
+    const void *const eights[] = {&sixteen, &unit, &unit};
     const uint16_t big = 0x6800, one = 0x3c00;
     const void *const src[] = {&big, &one, &one};
     for (int k = 0; k < ISA_COUNT; k++) {
@@ -324,6 +364,11 @@ static void test_two_roundings(void **state) {
             assert_int_equal(r, 0x6800);
             rdi_reduce_n(&r, src, 3, 1, RONDO_F16, RONDO_SUM, false);
             assert_int_equal(r, 0x6801);
+            uint8_t e = 0;
+            rdi_reduce_n(&e, eights, 3, 1, RONDO_F8E4M3, RONDO_SUM, true);
+            assert_int_equal(e, 0x58);
+            rdi_reduce_n(&e, eights, 3, 1, RONDO_F8E4M3, RONDO_SUM, false);
+            assert_int_equal(e, 0x59);
         }
     }
     assert_true(rdi_reduce_select(NULL));
@@ -527,17 +572,12 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_type_size),
-        cmocka_unit_test(test_select),
-        cmocka_unit_test(test_reduce2),
-        cmocka_unit_test(test_specials),
-        cmocka_unit_test(test_reduce_n),
-        cmocka_unit_test(test_two_roundings),
-        cmocka_unit_test(test_to2),
-        cmocka_unit_test(test_divide),
-        cmocka_unit_test(test_divide_integers),
-        cmocka_unit_test(test_scale),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_type_size),     cmocka_unit_test(test_select),
+        cmocka_unit_test(test_reduce2),       cmocka_unit_test(test_specials),
+        cmocka_unit_test(test_eights),        cmocka_unit_test(test_reduce_n),
+        cmocka_unit_test(test_two_roundings), cmocka_unit_test(test_to2),
+        cmocka_unit_test(test_divide),        cmocka_unit_test(test_divide_integers),
+        cmocka_unit_test(test_scale),         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
