@@ -250,6 +250,11 @@ static int body(rondo_comm *c, void *arg) {
         RUN(every_collective(&j, counts[i]));
     }
     RUN(every_type_and_op(&j, 999));
+    // Nearly as many steps as a chain holds, far more than slots.
+    for (int root = 0; root < j.n; root++) {
+        RUN(broadcast(&j, 3500000, RONDO_F32, root, true));
+    }
+    RUN(send_recv(&j, 3500000, RONDO_F32));
     // More steps than a chain holds: the walker.
     RUN(all_reduce(&j, SANITIZED ? 6000000 : 12000001, RONDO_F32, RONDO_SUM, true));
     RUN(every_collective(&j, SANITIZED ? 1500001 : 5000001));

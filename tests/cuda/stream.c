@@ -146,6 +146,34 @@ static int many(struct job *j) {
     return 0;
 }
 
+// Rank 0 gives away one value after the other, and more than there are slots, while the others do not come to take
+// them.
+static int far_ahead(struct job *j) {
+    enum { TURNS = 40, EACH = COUNT / TURNS };
+    for (size_t i = 0; i < COUNT; i++) {
+        j->host[i] = j->me == 0 ? (float)(i / EACH) : -1.0f;
+    }
+    RUN(ct_put(&j->x, j->host));
+    OK(rondo_barrier(j->c));
+    if (hold_fn && j->me != 0) {
+        hold_fn(j->a, true);
+    }
+    for (size_t k = 0; k < TURNS; k++) {
+        void *p = (void *)(uintptr_t)(j->x.p + k * EACH * 4);
+        OK(rondo_broadcast_stream(p, p, EACH, RONDO_F32, 0, j->c, j->a));
+    }
+    if (hold_fn && j->me != 0) {
+        usleep(30000);
+        hold_fn(j->a, false);
+    }
+    CU(cu->stream_sync(j->a));
+    RUN(ct_get(&j->x, j->host));
+    for (size_t i = 0; i < TURNS * EACH; i++) {
+        CHECK(j->host[i] == (float)(i / EACH));
+    }
+    return 0;
+}
+
 // Device memory in the calls without a stream; the legacy stream; host and device operations in turns.
 static int without_stream(struct job *j) {
     RUN(put(j, &j->x, 2));
@@ -266,6 +294,7 @@ static int body(rondo_comm *c, void *arg) {
         RUN(returns_at_once(&j));
         RUN(two_streams(&j));
         RUN(many(&j));
+        RUN(far_ahead(&j));
     }
     RUN(without_stream(&j));
     RUN(refusals(&j));
