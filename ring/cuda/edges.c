@@ -154,7 +154,7 @@ static void free_device(struct rdi_gpu *g) {
 
 void rdi_gpu_free(struct rdi_gpu *g, bool idle) {
     rdi_gpu_reclaim(g);
-    if (idle) {
+    if (idle && g->device) {
         free_device(g);
     }
     while (g->edges) {

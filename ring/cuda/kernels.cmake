@@ -20,7 +20,7 @@ function(rondo_try_nvcc out)
         execute_process(COMMAND ${RONDO_NVCC} -ptx -o ${try}.ptx ${try}
             RESULT_VARIABLE failed OUTPUT_VARIABLE text ERROR_VARIABLE text)
         if(failed)
-            set(${out} "${RONDO_NVCC} does not work: ${text}" PARENT_SCOPE)
+            set(${out} "${RONDO_NVCC} does not work: ${failed} ${text}" PARENT_SCOPE)
         else()
             set(RONDO_NVCC_WORKS ${RONDO_NVCC} CACHE INTERNAL "")
         endif()

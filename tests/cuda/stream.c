@@ -280,6 +280,9 @@ static int body(rondo_comm *c, void *arg) {
     find_mock();
     j.threads = ((struct run *)arg)->threads;
     j.driven = ((struct run *)arg)->driven;
+    // One rank that cannot is an error on all of them, which names it; later it may.
+    RUN(refused(rondo_comm_attach(c, j.me == j.n - 1 ? 50 : ordinal), RONDO_ERR_INVALID,
+                "no CUDA device 50"));
     OK(rondo_comm_attach(c, ordinal));
     CHECK(!j.driven || pthread_create(&j.driver, NULL, drive, &j) == 0);
     OK(rondo_comm_attach(c, ordinal)); // again is nothing

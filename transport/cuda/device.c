@@ -112,7 +112,9 @@ rondo_status rdi_cuda_device(int ordinal, struct rdi_cuda_device **out) {
         }
         pthread_mutex_unlock(&lock);
     }
-    *out = d;
+    if (s == RONDO_OK) {
+        *out = d;
+    }
     return s;
 }
 
