@@ -57,12 +57,15 @@ static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, 
 static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o, int *device,
                                 rondo_stream *stream) {
     rondo_ddp_options opt = RONDO_DDP_OPTIONS_INIT;
-    if (o && o->size != sizeof opt) {
+    // Programs that were built before a field was added leave it at its default.
+    if (o && (o->size < offsetof(rondo_ddp_options, device) || o->size > sizeof opt)) {
         return rdi_fail(RONDO_ERR_INVALID,
                         "rondo_ddp_options.size is not that of this version; start from "
                         "RONDO_DDP_OPTIONS_INIT");
     }
-    opt = o ? *o : opt;
+    if (o) {
+        memcpy(&opt, o, o->size);
+    }
     const struct rdi_options *defaults = &d->comm->engine->options;
     d->first_bytes = opt.first_bucket_bytes ? opt.first_bucket_bytes
                                             : (size_t)defaults->num[RDI_OPT_DDP_FIRST_BUCKET];

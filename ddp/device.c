@@ -55,6 +55,11 @@ rondo_status rdi_ddp_device_open(struct rondo_ddp *d, int ordinal, rondo_stream 
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for DDP on a device");
     }
     d->device = v;
+    if (strcmp(d->comm->engine->options.str[RDI_OPT_PROGRESS], "caller") == 0) {
+        return rdi_fail(RONDO_ERR_USAGE,
+                        "DDP on a device waits for streams, which need a thread that moves their "
+                        "operations: use progress=auto or thread instead of caller");
+    }
     v->compute = (rdi_cu_stream)stream;
     rondo_status s = rondo_comm_attach(d->comm, ordinal);
     if (s != RONDO_OK) {

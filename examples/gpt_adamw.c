@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpt_device.h"
 #include "gpt_math.h"
 
 bool gpt_adamw_create(struct gpt_adamw *o, const struct gpt_model *model, double decay,
@@ -18,8 +19,13 @@ bool gpt_adamw_create(struct gpt_adamw *o, const struct gpt_model *model, double
                               .epsilon = 1e-8f,
                               .decay = (float)decay,
                               .count = model->count};
-    adamw.m = calloc(model->count, sizeof *adamw.m);
-    adamw.v = calloc(model->count, sizeof *adamw.v);
+    struct gpt_device *d = adamw.device = model->device;
+    adamw.host_m = calloc(model->count, sizeof *adamw.host_m);
+    adamw.host_v = calloc(model->count, sizeof *adamw.host_v);
+    if (adamw.host_m && adamw.host_v) {
+        adamw.m = d->does->place(d, adamw.host_m, model->count);
+        adamw.v = d->does->place(d, adamw.host_v, model->count);
+    }
     if (!adamw.m || !adamw.v) {
         gpt_adamw_free(&adamw);
         return gpt_fail(e, "no memory for the optimizer's %zu moments: lower --layers or --dim",
@@ -30,14 +36,40 @@ bool gpt_adamw_create(struct gpt_adamw *o, const struct gpt_model *model, double
 }
 
 void gpt_adamw_free(struct gpt_adamw *o) {
-    free(o->m);
-    free(o->v);
+    if (o->m != o->host_m) {
+        o->device->does->release(o->device, o->m);
+    }
+    if (o->v != o->host_v) {
+        o->device->does->release(o->device, o->v);
+    }
+    free(o->host_m);
+    free(o->host_v);
     memset(o, 0, sizeof *o);
 }
 
+void gpt_adamw_upload(const struct gpt_adamw *o) {
+    o->device->does->upload(o->device, o->m, o->host_m, o->count * sizeof *o->m);
+    o->device->does->upload(o->device, o->v, o->host_v, o->count * sizeof *o->v);
+}
+
+void gpt_adamw_fetch(const struct gpt_adamw *o) {
+    o->device->does->fetch(o->device, o->host_m, o->m, o->count * sizeof *o->m);
+    o->device->does->fetch(o->device, o->host_v, o->v, o->count * sizeof *o->v);
+}
+
+static void clip(struct gpt_device *d, const struct gpt_model *model,
+                 const struct gpt_gradients *gradients, double limit) {
+    for (size_t i = 0; i < model->tensors; i++) {
+        d->does->squares(d, gradients->where(gradients->arg, i), model->tensor[i].count);
+    }
+    d->does->clip(d, limit);
+}
+
 void gpt_adamw_step(struct gpt_adamw *o, struct gpt_model *model,
-                    const struct gpt_gradients *gradients, float rate, float scale) {
+                    const struct gpt_gradients *gradients, float rate, double limit) {
+    struct gpt_device *d = o->device;
     o->steps++;
+    clip(d, model, gradients, limit);
     // The moments start at 0; these factors take that bias out.
     const float unbias1 = (float)(1.0 / (1.0 - pow((double)o->beta1, (double)o->steps)));
     const float unbias2 = (float)(1.0 / (1.0 - pow((double)o->beta2, (double)o->steps)));
@@ -46,7 +78,6 @@ void gpt_adamw_step(struct gpt_adamw *o, struct gpt_model *model,
         const size_t at = (size_t)(t->data - model->params);
         const struct gpt_update u = {
             .rate = rate,
-            .scale = scale,
             .decay = t->matrix ? o->decay : 0.0f,
             .beta1 = o->beta1,
             .beta2 = o->beta2,
@@ -54,17 +85,13 @@ void gpt_adamw_step(struct gpt_adamw *o, struct gpt_model *model,
             .unbias2 = unbias2,
             .epsilon = o->epsilon,
         };
-        gpt_adamw_update(t->data, o->m + at, o->v + at, gradients->where(gradients->arg, i),
-                         t->count, &u);
+        d->does->adamw(d, t->data, o->m + at, o->v + at, gradients->where(gradients->arg, i),
+                       t->count, &u);
     }
 }
 
-double gpt_gradient_norm(const struct gpt_model *model, const struct gpt_gradients *gradients) {
-    double sum = 0.0;
-    for (size_t i = 0; i < model->tensors; i++) {
-        sum += gpt_sum_of_squares(gradients->where(gradients->arg, i), model->tensor[i].count);
-    }
-    return sqrt(sum);
+bool gpt_adamw_norm(const struct gpt_adamw *o, double *norm, struct gpt_error *e) {
+    return o->device->does->norm(o->device, norm, e);
 }
 
 double gpt_learning_rate(double peak, double floor, uint64_t step, uint64_t warmup,

@@ -118,9 +118,9 @@ bool gpt_checkpoint_load(const char *path, struct gpt_model *m, struct gpt_adamw
             path, c.shape.layers, c.shape.heads, c.shape.dim, c.shape.context);
     } else {
         const size_t size = c.count * sizeof(float);
-        memcpy(m->params, c.values, size);
-        memcpy(o->m, c.values + size, size);
-        memcpy(o->v, c.values + 2 * size, size);
+        memcpy(m->host, c.values, size);
+        memcpy(o->host_m, c.values + size, size);
+        memcpy(o->host_v, c.values + 2 * size, size);
         o->steps = c.step;
         ok = true;
     }
@@ -143,7 +143,7 @@ bool gpt_checkpoint_save(const char *path, const struct gpt_model *m, const stru
     put64(header + AT_STEP, o->steps);
     put64(header + AT_COUNT, m->count);
     const struct iovec parts[] = {
-        {header, sizeof header}, {m->params, size}, {o->m, size}, {o->v, size}};
+        {header, sizeof header}, {m->host, size}, {o->host_m, size}, {o->host_v, size}};
     uint64_t hash = header_hash(header);
     for (int i = 1; i < 4; i++) {
         hash = gpt_hash(hash, parts[i].iov_base, size);

@@ -33,11 +33,11 @@ struct gpt_checkpoint {
 bool gpt_checkpoint_parse(const uint8_t *bytes, size_t len, struct gpt_checkpoint *out,
                           struct gpt_error *e);
 
-// Saves model and optimizer, atomically (gpt_file_replace).
+// Saves model and optimizer as they are in host memory, atomically (gpt_file_replace).
 bool gpt_checkpoint_save(const char *path, const struct gpt_model *m, const struct gpt_adamw *o,
                          struct gpt_error *e);
 
-// Fills model and optimizer, which keep what they had if this fails. The model must have the shape
+// Fills model and optimizer in host memory; they keep what they had if this fails. The model must have the shape
 // that was saved.
 bool gpt_checkpoint_load(const char *path, struct gpt_model *m, struct gpt_adamw *o,
                          struct gpt_error *e);

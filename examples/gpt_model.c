@@ -3,6 +3,8 @@
 // all parts of the example use.
 #include "gpt_model.h"
 
+#include "gpt_device.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -143,7 +145,7 @@ static void draw_parameters(struct gpt_model *m, uint64_t seed) {
 bool gpt_model_create(struct gpt_model *m, const struct gpt_shape *shape, uint64_t seed,
                       struct gpt_error *e) {
     const size_t count = gpt_shape_count(shape);
-    struct gpt_model model = {.shape = *shape};
+    struct gpt_model model = {.shape = *shape, .device = gpt_cpu()};
     model.tensor =
         calloc(GPT_FIRST_LAYER + (size_t)shape->layers * GPT_PER_LAYER + 2, sizeof *model.tensor);
     model.params = malloc(count * sizeof *model.params);
@@ -153,14 +155,41 @@ bool gpt_model_create(struct gpt_model *m, const struct gpt_shape *shape, uint64
         return gpt_fail(e, "no memory for a model of %zu parameters: lower --layers or --dim",
                         count);
     }
+    model.host = model.params;
     build_table(&model);
     draw_parameters(&model, seed);
     *m = model;
     return true;
 }
 
+bool gpt_model_move(struct gpt_model *m, struct gpt_device *device, struct gpt_error *e) {
+    float *params = device->does->place(device, m->host, m->count);
+    if (!params) {
+        return gpt_fail(e, "no memory for a model of %zu parameters on %s: lower --layers or --dim",
+                        m->count, device->name);
+    }
+    m->device = device;
+    m->params = params;
+    for (size_t i = 0; i < m->tensors; i++) {
+        m->tensor[i].data = params;
+        params += m->tensor[i].count;
+    }
+    return true;
+}
+
+void gpt_model_upload(const struct gpt_model *m) {
+    m->device->does->upload(m->device, m->params, m->host, m->count * sizeof *m->host);
+}
+
+void gpt_model_fetch(const struct gpt_model *m) {
+    m->device->does->fetch(m->device, m->host, m->params, m->count * sizeof *m->host);
+}
+
 void gpt_model_free(struct gpt_model *m) {
+    if (m->params != m->host) {
+        m->device->does->release(m->device, m->params);
+    }
     free(m->tensor);
-    free(m->params);
+    free(m->host);
     memset(m, 0, sizeof *m);
 }

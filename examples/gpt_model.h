@@ -10,7 +10,7 @@
 //
 // The model knows nothing of ranks: gpt_backward() takes a gpt_gradients, which says where a
 // gradient is to be written and hears when it is complete. That is all that data-parallel training
-// needs.
+// needs. Nor does it know who computes: gpt_device.h.
 #ifndef GPT_MODEL_H
 #define GPT_MODEL_H
 
@@ -27,6 +27,8 @@ struct gpt_error {
 
 // Writes the text and returns false, so that a function can `return gpt_fail(e, ...)`.
 bool gpt_fail(struct gpt_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+struct gpt_device;
 
 struct gpt_shape {
     int layers;
@@ -61,15 +63,24 @@ struct gpt_model {
     struct gpt_shape shape;
     struct gpt_tensor *tensor;
     size_t tensors;
-    float *params; // all tensors, one after the other
+    float *params; // all tensors, one after the other, where the device computes
+    float *host;   // the same in host memory, for files and hashes; params itself on the CPU
     size_t count;
+    struct gpt_device *device;
 };
 
-// Allocates the model and draws its parameters from `seed`. The caller frees it with
-// gpt_model_free().
+// Allocates the model on the CPU and draws its parameters from `seed`. The caller frees it with
+// gpt_model_free(), before its device is closed.
 bool gpt_model_create(struct gpt_model *m, const struct gpt_shape *shape, uint64_t seed,
                       struct gpt_error *e);
 void gpt_model_free(struct gpt_model *m);
+
+// Makes `device` the one that computes; gpt_model_upload() is still to come.
+bool gpt_model_move(struct gpt_model *m, struct gpt_device *device, struct gpt_error *e);
+
+// Between `host` and `params`; each is complete when the device's wait() is done.
+void gpt_model_upload(const struct gpt_model *m);
+void gpt_model_fetch(const struct gpt_model *m);
 
 // The largest numbers of a shape. With them no size below overflows; memory sets a limit long
 // before.
@@ -103,25 +114,30 @@ struct gpt_activations *gpt_activations_create(const struct gpt_model *m, int ma
 void gpt_activations_free(struct gpt_activations *a);
 
 // Where the gradient of tensor i goes (tensor[i].count floats, overwritten or accumulated into by
-// gpt_backward), and the news that it is complete.
+// gpt_backward), and the news that it is complete, or will be when the device has done what was
+// enqueued so far.
 struct gpt_gradients {
     float *(*where)(void *arg, size_t i);
     void (*ready)(void *arg, size_t i);
     void *arg;
 };
 
-// Logits of `batch` sequences in[batch][length], row-major [batch * length][GPT_VOCAB]; they live
-// in `a`.
-const float *gpt_forward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *in,
-                         int batch, int length);
+// `batch` sequences in[batch][length]; logits and all that backward needs are left in `a`.
+void gpt_forward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *in, int batch,
+                 int length);
 
-// After gpt_forward: the sum over all positions of the cross entropy, in nats, of predicting
-// target[batch][length].
-double gpt_loss(struct gpt_activations *a, const uint8_t *target);
+// After gpt_forward: copies the logits of row `row` of batch * length.
+bool gpt_logits(const struct gpt_activations *a, int row, float logits[GPT_VOCAB],
+                struct gpt_error *e);
 
-// After gpt_forward, instead of gpt_loss: the same sum, and the gradient of that sum times `scale`
-// for every tensor.
-double gpt_backward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *target,
-                    float scale, const struct gpt_gradients *gradients);
+// After gpt_forward: begins to sum the cross entropy, in nats, of predicting target[batch][length].
+void gpt_measure(struct gpt_activations *a, const uint8_t *target);
+
+// Instead of gpt_measure: the same sum, and the gradient of that sum times `scale` for every tensor.
+void gpt_backward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *target,
+                  float scale, const struct gpt_gradients *gradients);
+
+// The sum that gpt_measure or gpt_backward began; waits for it, not for the gradients.
+bool gpt_loss(const struct gpt_activations *a, double *sum, struct gpt_error *e);
 
 #endif

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { FILES, INTEGER, REAL, TEXT, FLAG };
+enum kind { FILES, INTEGER, REAL, TEXT, FLAG, CHOICE };
 
 struct row {
     const char *name;
@@ -19,6 +19,8 @@ struct row {
     const char *initial; // as it would be typed; NULL = unset
     const char *help;
 };
+
+static const char *const choices[] = {[GPT_DEVICE_CPU] = "cpu", [GPT_DEVICE_CUDA] = "cuda"};
 
 #define AT(field) offsetof(struct gpt_options, field)
 
@@ -30,6 +32,8 @@ static const struct row table[] = {
     {"dim", INTEGER, AT(dim), 1, GPT_MAX_DIM, "96", "width of the model"},
     {"context", INTEGER, AT(context), GPT_MIN_CONTEXT, GPT_MAX_CONTEXT, "64",
      "bytes that the model sees at once"},
+    {"device", CHOICE, AT(device), 0, 0, "cpu",
+     "who computes: cpu, or cuda, a GPU for each rank of a host in turn (cpu)"},
     {"batch", INTEGER, AT(batch), 1, 65536, "32", "sequences a step, of all ranks together"},
     {"steps", INTEGER, AT(steps), 0, 1e12, "0", "stop after so many steps (0 = no limit)"},
     {"minutes", REAL, AT(minutes), 0, 1e6, NULL,
@@ -90,6 +94,16 @@ static bool set_number(const struct row *r, const char *text, void *field, struc
     return true;
 }
 
+static bool set_choice(const struct row *r, const char *text, int64_t *field, struct gpt_error *e) {
+    for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++) {
+        if (strcmp(text, choices[i]) == 0) {
+            *field = (int64_t)i;
+            return true;
+        }
+    }
+    return gpt_fail(e, "--%s %s: allowed is cpu or cuda", r->name, text);
+}
+
 static bool set(const struct row *r, struct gpt_options *o, const char *text, struct gpt_error *e) {
     void *field = (char *)o + r->field;
     switch (r->kind) {
@@ -105,6 +119,8 @@ static bool set(const struct row *r, struct gpt_options *o, const char *text, st
     case FLAG:
         *(bool *)field = true;
         return true;
+    case CHOICE:
+        return set_choice(r, text, (int64_t *)field, e);
     case FILES:
         o->data[o->files++] = text;
         return true;
@@ -187,7 +203,7 @@ void gpt_options_free(struct gpt_options *o) {
 }
 
 void gpt_options_help(FILE *out) {
-    static const char *const value[] = {" FILE...", " N", " X", " FILE", ""};
+    static const char *const value[] = {" FILE...", " N", " X", " FILE", "", " NAME"};
     fprintf(out, "usage: train_gpt [OPTION]...\n"
                  "       rondo-run -n RANKS train_gpt [OPTION]...\n\n"
                  "Trains a small GPT on the bytes of text files, data-parallel over the ranks of "
@@ -213,7 +229,7 @@ uint64_t gpt_options_hash(const struct gpt_options *o) {
             hash = gpt_hash(hash, (const char *)o + table[i].field, sizeof(int64_t));
         }
     }
-    return hash;
+    return gpt_hash(hash, &o->device, sizeof o->device);
 }
 
 _Static_assert(sizeof(int64_t) == sizeof(double),

@@ -9,6 +9,8 @@
 
 #include "gpt_model.h"
 
+enum gpt_device_option { GPT_DEVICE_CPU, GPT_DEVICE_CUDA };
+
 struct gpt_options {
     // Files to train on: `files` words of the command line. None = the default corpus.
     const char **data;
@@ -16,6 +18,7 @@ struct gpt_options {
     // The model.
     int64_t layers, heads, dim, context;
     // The run.
+    int64_t device; // enum gpt_device_option
     int64_t batch, steps, warmup, seed, threads, bucket;
     double minutes, rate, decay, clip;
     // What is shown and kept.
@@ -37,7 +40,7 @@ void gpt_options_free(struct gpt_options *o);
 // The table of options, as --help prints it.
 void gpt_options_help(FILE *out);
 
-// Hash of all numbers, which have to be the same on all ranks. Names of files need not.
+// Hash of all numbers and of the device, which have to be the same on all ranks. Names of files need not.
 uint64_t gpt_options_hash(const struct gpt_options *o);
 
 struct gpt_shape gpt_options_shape(const struct gpt_options *o);

@@ -6,13 +6,13 @@
 // Backward walks the model from its end to its beginning and tells of every gradient as soon as it
 // is complete, so that its reduction over the ranks can run while earlier layers are still
 // computed. The token embedding comes last of all: it is used at both ends of the model.
-#include "gpt_math.h"
+//
+// Every line of arithmetic is a call of the device's table (gpt_device.h), so that this file is the
+// model on the CPU and on GPUs.
+#include "gpt_device.h"
 #include "gpt_model.h"
 
-#include <cblas.h>
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 // What one layer leaves for its backward; n rows each.
 struct layer_state {
@@ -27,16 +27,17 @@ struct layer_state {
 };
 
 struct gpt_activations {
+    struct gpt_device *device;
     int max_batch;
     int batch, length; // of the last forward
-    const uint8_t *in;
+    uint8_t *in, *target;
     struct layer_state *layer;
     float *x; // after the last layer                 [n][dim]
     float *norm, *mean, *rstd;
     float *logits;  //                                      [n][GPT_VOCAB]
     float *dx, *dy; // gradients on the way back            [n][dim]
     float *wide;    // gradient of qkv or of the MLP's inside [n][4 dim]
-    float *scores;  // gradient of one head's scores        [length][length]
+    float *scores;  // gradient of one head's scores, or of all's [length][length]
     float *memory;  // all of the above
 };
 
@@ -78,13 +79,20 @@ static size_t lay_out(const struct gpt_model *m, struct gpt_activations *a, floa
     a->dx = take(base, &used, n * c);
     a->dy = take(base, &used, n * c);
     a->wide = take(base, &used, n * 4 * c);
-    a->scores = take(base, &used, t * t);
+    a->scores =
+        take(base, &used, t * t * (m->device->does->at_once ? b * (size_t)m->shape.heads : 1));
+    a->in = (uint8_t *)take(base, &used, (n + 3) / 4);
+    a->target = (uint8_t *)take(base, &used, (n + 3) / 4);
     return used;
 }
 
 struct gpt_activations *gpt_activations_create(const struct gpt_model *m, int max_batch,
                                                struct gpt_error *e) {
+    struct gpt_device *d = m->device;
     struct gpt_activations *a = calloc(1, sizeof *a);
+    if (a) {
+        a->device = d;
+    }
     if (!a || !(a->layer = calloc((size_t)m->shape.layers, sizeof *a->layer))) {
         gpt_activations_free(a);
         gpt_fail(e, "no memory for %d layers", m->shape.layers);
@@ -92,14 +100,13 @@ struct gpt_activations *gpt_activations_create(const struct gpt_model *m, int ma
     }
     a->max_batch = max_batch;
     const size_t count = lay_out(m, a, NULL);
-    a->memory = aligned_alloc(64, count * sizeof(float));
+    a->memory = d->does->allocate(d, count);
     if (!a->memory) {
         gpt_activations_free(a);
-        gpt_fail(
-            e,
-            "no memory for the activations of %d sequences (%zu MiB): lower --batch, --context or "
-            "--layers",
-            max_batch, count * sizeof(float) >> 20);
+        gpt_fail(e,
+                 "no memory for the activations of %d sequences (%zu MiB)%s%s: lower --batch, "
+                 "--context or --layers",
+                 max_batch, count * sizeof(float) >> 20, *d->name ? " on " : "", d->name);
         return NULL;
     }
     lay_out(m, a, a->memory);
@@ -108,7 +115,7 @@ struct gpt_activations *gpt_activations_create(const struct gpt_model *m, int ma
 
 void gpt_activations_free(struct gpt_activations *a) {
     if (a) {
-        free(a->memory);
+        a->device->does->release(a->device, a->memory);
         free(a->layer);
         free(a);
     }
@@ -124,103 +131,77 @@ static float *where(const struct gpt_gradients *g, size_t i) { return g->where(g
 
 static void ready(const struct gpt_gradients *g, size_t i) { g->ready(g->arg, i); }
 
-// c[rows][cols] = a * b with the leading dimensions that the layout of q, k and v asks for.
-static void product(float *c, int ldc, CBLAS_TRANSPOSE ta, const float *a, int lda,
-                    CBLAS_TRANSPOSE tb, const float *b, int ldb, int rows, int cols, int inner) {
-    cblas_sgemm(CblasRowMajor, ta, tb, rows, cols, inner, 1.0f, a, lda, b, ldb, 0.0f, c, ldc);
-}
-
-// ---- Attention ----------------------------------------------------------------------------------
-
-// Scaled dot products under a causal mask (Vaswani et al., "Attention Is All You Need", 2017).
-static void attention(const struct gpt_shape *shape, const struct layer_state *s, int batch,
-                      int t) {
-    const int c = shape->dim, size = c / shape->heads, row = 3 * c;
-    const float scale = 1.0f / sqrtf((float)size);
-    for (int b = 0; b < batch; b++) {
-        for (int h = 0; h < shape->heads; h++) {
-            const float *q = s->qkv + (size_t)b * (size_t)t * (size_t)row + h * size;
-            const float *k = q + c, *v = q + 2 * c;
-            float *prob = s->prob + (size_t)(b * shape->heads + h) * (size_t)(t * t);
-            float *mix = s->mix + (size_t)b * (size_t)t * (size_t)c + h * size;
-            product(prob, t, CblasNoTrans, q, row, CblasTrans, k, row, t, t, size);
-            gpt_causal_softmax(prob, t, scale);
-            product(mix, c, CblasNoTrans, prob, t, CblasNoTrans, v, row, t, size, t);
-        }
-    }
-}
-
-// From dmix to dqkv.
-static void attention_backward(const struct gpt_shape *shape, const struct layer_state *s,
-                               float *dqkv, const float *dmix, float *ds, int batch, int t) {
-    const int c = shape->dim, size = c / shape->heads, row = 3 * c;
-    const float scale = 1.0f / sqrtf((float)size);
-    for (int b = 0; b < batch; b++) {
-        for (int h = 0; h < shape->heads; h++) {
-            const size_t at = (size_t)b * (size_t)t * (size_t)row + (size_t)(h * size);
-            const float *q = s->qkv + at, *k = q + c, *v = q + 2 * c;
-            float *dq = dqkv + at, *dk = dq + c, *dv = dq + 2 * c;
-            const float *prob = s->prob + (size_t)(b * shape->heads + h) * (size_t)(t * t);
-            const float *dm = dmix + (size_t)b * (size_t)t * (size_t)c + h * size;
-            product(ds, t, CblasNoTrans, dm, c, CblasTrans, v, row, t, t, size);
-            product(dv, row, CblasTrans, prob, t, CblasNoTrans, dm, c, t, size, t);
-            gpt_causal_softmax_backward(ds, prob, t, scale);
-            product(dq, row, CblasNoTrans, ds, t, CblasNoTrans, k, row, t, size, t);
-            product(dk, row, CblasTrans, ds, t, CblasNoTrans, q, row, t, size, t);
-        }
-    }
+static struct gpt_heads heads_of(const struct gpt_model *m, const struct gpt_activations *a) {
+    return (struct gpt_heads){
+        .batch = a->batch, .length = a->length, .heads = m->shape.heads, .dim = m->shape.dim};
 }
 
 // ---- Forward ------------------------------------------------------------------------------------
 
-static void embed(const struct gpt_model *m, float *x, const uint8_t *in, int batch, int t) {
-    const size_t c = (size_t)m->shape.dim;
-    const float *token = m->tensor[GPT_TOKEN].data, *position = m->tensor[GPT_POSITION].data;
-    for (int i = 0; i < batch * t; i++, x += c) {
-        memcpy(x, token + in[i] * c, c * sizeof *x);
-        gpt_add(x, position + (size_t)(i % t) * c, c);
-    }
-}
-
 // `next` is where the layer's result goes: the next layer's input.
 static void layer_forward(const struct gpt_model *m, struct gpt_activations *a, int i,
                           float *next) {
+    struct gpt_device *d = a->device;
+    const struct gpt_operations *op = d->does;
+    const struct gpt_heads heads = heads_of(m, a);
     const struct layer_state *s = &a->layer[i];
     const int c = m->shape.dim, n = a->batch * a->length;
     const size_t values = (size_t)n * (size_t)c;
-    gpt_layernorm(s->norm1, s->mean1, s->rstd1, s->x, layer_tensor(m, i, GPT_NORM1_GAIN),
+    op->layernorm(d, s->norm1, s->mean1, s->rstd1, s->x, layer_tensor(m, i, GPT_NORM1_GAIN),
                   layer_tensor(m, i, GPT_NORM1_BIAS), n, c);
-    gpt_linear(s->qkv, s->norm1, layer_tensor(m, i, GPT_QKV), n, c, 3 * c);
-    attention(&m->shape, s, a->batch, a->length);
-    gpt_linear(s->mid, s->mix, layer_tensor(m, i, GPT_OUT), n, c, c);
-    gpt_add(s->mid, s->x, values);
+    op->linear(d, s->qkv, s->norm1, layer_tensor(m, i, GPT_QKV), n, c, 3 * c);
+    op->attention(d, &heads, s->mix, s->prob, s->qkv);
+    op->linear(d, s->mid, s->mix, layer_tensor(m, i, GPT_OUT), n, c, c);
+    op->add(d, s->mid, s->x, values);
 
-    gpt_layernorm(s->norm2, s->mean2, s->rstd2, s->mid, layer_tensor(m, i, GPT_NORM2_GAIN),
+    op->layernorm(d, s->norm2, s->mean2, s->rstd2, s->mid, layer_tensor(m, i, GPT_NORM2_GAIN),
                   layer_tensor(m, i, GPT_NORM2_BIAS), n, c);
-    gpt_linear(s->up, s->norm2, layer_tensor(m, i, GPT_UP), n, c, 4 * c);
-    gpt_gelu(s->act, s->up, 4 * values);
-    gpt_linear(next, s->act, layer_tensor(m, i, GPT_DOWN), n, 4 * c, c);
-    gpt_add(next, s->mid, values);
+    op->linear(d, s->up, s->norm2, layer_tensor(m, i, GPT_UP), n, c, 4 * c);
+    op->gelu(d, s->act, s->up, 4 * values);
+    op->linear(d, next, s->act, layer_tensor(m, i, GPT_DOWN), n, 4 * c, c);
+    op->add(d, next, s->mid, values);
 }
 
-const float *gpt_forward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *in,
-                         int batch, int length) {
+void gpt_forward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *in, int batch,
+                 int length) {
+    struct gpt_device *d = a->device;
+    const struct gpt_operations *op = d->does;
     const int layers = m->shape.layers, c = m->shape.dim, n = batch * length;
     a->batch = batch;
     a->length = length;
-    a->in = in;
-    embed(m, a->layer[0].x, in, batch, length);
+    op->upload(d, a->in, in, (size_t)n);
+    op->embed(d, a->layer[0].x, m->tensor[GPT_TOKEN].data, m->tensor[GPT_POSITION].data, a->in, n,
+              length, c);
     for (int i = 0; i < layers; i++) {
         layer_forward(m, a, i, i + 1 < layers ? a->layer[i + 1].x : a->x);
     }
     const struct gpt_tensor *norm = &m->tensor[m->tensors - 2];
-    gpt_layernorm(a->norm, a->mean, a->rstd, a->x, norm[0].data, norm[1].data, n, c);
-    gpt_linear(a->logits, a->norm, m->tensor[GPT_TOKEN].data, n, c, GPT_VOCAB);
-    return a->logits;
+    op->layernorm(d, a->norm, a->mean, a->rstd, a->x, norm[0].data, norm[1].data, n, c);
+    op->linear(d, a->logits, a->norm, m->tensor[GPT_TOKEN].data, n, c, GPT_VOCAB);
 }
 
-double gpt_loss(struct gpt_activations *a, const uint8_t *target) {
-    return gpt_cross_entropy(a->logits, target, a->batch * a->length, GPT_VOCAB, 0.0f);
+bool gpt_logits(const struct gpt_activations *a, int row, float logits[GPT_VOCAB],
+                struct gpt_error *e) {
+    struct gpt_device *d = a->device;
+    d->does->fetch(d, logits, a->logits + (size_t)row * GPT_VOCAB, GPT_VOCAB * sizeof *logits);
+    return d->does->wait(d, e);
+}
+
+// ---- Loss ---------------------------------------------------------------------------------------
+
+static void cross_entropy(struct gpt_activations *a, const uint8_t *target, float scale) {
+    struct gpt_device *d = a->device;
+    const int n = a->batch * a->length;
+    d->does->upload(d, a->target, target, (size_t)n);
+    d->does->cross_entropy(d, a->logits, a->target, n, GPT_VOCAB, scale);
+}
+
+void gpt_measure(struct gpt_activations *a, const uint8_t *target) {
+    cross_entropy(a, target, 0.0f);
+}
+
+bool gpt_loss(const struct gpt_activations *a, double *sum, struct gpt_error *e) {
+    return a->device->does->loss(a->device, sum, e);
 }
 
 // ---- Backward -----------------------------------------------------------------------------------
@@ -228,68 +209,61 @@ double gpt_loss(struct gpt_activations *a, const uint8_t *target) {
 // On entry a->dx is the gradient of the layer's result, on return that of its input.
 static void layer_backward(const struct gpt_model *m, struct gpt_activations *a, int i,
                            const struct gpt_gradients *g) {
+    struct gpt_device *d = a->device;
+    const struct gpt_operations *op = d->does;
+    const struct gpt_heads heads = heads_of(m, a);
     const struct layer_state *s = &a->layer[i];
     const int c = m->shape.dim, n = a->batch * a->length;
     const size_t first = GPT_FIRST_LAYER + (size_t)i * GPT_PER_LAYER;
 
-    gpt_linear_dw(where(g, first + GPT_DOWN), a->dx, s->act, n, 4 * c, c);
+    op->linear_dw(d, where(g, first + GPT_DOWN), a->dx, s->act, n, 4 * c, c);
     ready(g, first + GPT_DOWN);
-    gpt_linear_dx(a->wide, a->dx, layer_tensor(m, i, GPT_DOWN), n, 4 * c, c);
-    gpt_gelu_backward(a->wide, s->up, (size_t)n * 4 * (size_t)c);
-    gpt_linear_dw(where(g, first + GPT_UP), a->wide, s->norm2, n, c, 4 * c);
+    op->linear_dx(d, a->wide, a->dx, layer_tensor(m, i, GPT_DOWN), n, 4 * c, c);
+    op->gelu_backward(d, a->wide, s->up, (size_t)n * 4 * (size_t)c);
+    op->linear_dw(d, where(g, first + GPT_UP), a->wide, s->norm2, n, c, 4 * c);
     ready(g, first + GPT_UP);
-    gpt_linear_dx(a->dy, a->wide, layer_tensor(m, i, GPT_UP), n, c, 4 * c);
-    gpt_layernorm_backward(a->dx, where(g, first + GPT_NORM2_GAIN),
+    op->linear_dx(d, a->dy, a->wide, layer_tensor(m, i, GPT_UP), n, c, 4 * c);
+    op->layernorm_backward(d, a->dx, where(g, first + GPT_NORM2_GAIN),
                            where(g, first + GPT_NORM2_BIAS), a->dy, s->mid, s->mean2, s->rstd2,
                            layer_tensor(m, i, GPT_NORM2_GAIN), n, c);
     ready(g, first + GPT_NORM2_BIAS);
     ready(g, first + GPT_NORM2_GAIN);
 
-    gpt_linear_dw(where(g, first + GPT_OUT), a->dx, s->mix, n, c, c);
+    op->linear_dw(d, where(g, first + GPT_OUT), a->dx, s->mix, n, c, c);
     ready(g, first + GPT_OUT);
-    gpt_linear_dx(a->dy, a->dx, layer_tensor(m, i, GPT_OUT), n, c, c);
-    attention_backward(&m->shape, s, a->wide, a->dy, a->scores, a->batch, a->length);
-    gpt_linear_dw(where(g, first + GPT_QKV), a->wide, s->norm1, n, c, 3 * c);
+    op->linear_dx(d, a->dy, a->dx, layer_tensor(m, i, GPT_OUT), n, c, c);
+    op->attention_backward(d, &heads, a->wide, a->scores, a->dy, s->prob, s->qkv);
+    op->linear_dw(d, where(g, first + GPT_QKV), a->wide, s->norm1, n, c, 3 * c);
     ready(g, first + GPT_QKV);
-    gpt_linear_dx(a->dy, a->wide, layer_tensor(m, i, GPT_QKV), n, c, 3 * c);
-    gpt_layernorm_backward(a->dx, where(g, first + GPT_NORM1_GAIN),
+    op->linear_dx(d, a->dy, a->wide, layer_tensor(m, i, GPT_QKV), n, c, 3 * c);
+    op->layernorm_backward(d, a->dx, where(g, first + GPT_NORM1_GAIN),
                            where(g, first + GPT_NORM1_BIAS), a->dy, s->x, s->mean1, s->rstd1,
                            layer_tensor(m, i, GPT_NORM1_GAIN), n, c);
     ready(g, first + GPT_NORM1_BIAS);
     ready(g, first + GPT_NORM1_GAIN);
 }
 
-// The token embedding's gradient holds the head's share already; the input's share is added.
-static void embed_backward(const struct gpt_model *m, const struct gpt_activations *a,
-                           const struct gpt_gradients *g) {
-    const size_t c = (size_t)m->shape.dim;
-    float *token = where(g, GPT_TOKEN), *position = where(g, GPT_POSITION);
-    const float *dx = a->dx;
-    memset(position, 0, m->tensor[GPT_POSITION].count * sizeof *position);
-    for (int i = 0; i < a->batch * a->length; i++, dx += c) {
-        gpt_add(position + (size_t)(i % a->length) * c, dx, c);
-        gpt_add(token + a->in[i] * c, dx, c);
-    }
-    ready(g, GPT_POSITION);
-    ready(g, GPT_TOKEN);
-}
-
-double gpt_backward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *target,
-                    float scale, const struct gpt_gradients *g) {
+void gpt_backward(const struct gpt_model *m, struct gpt_activations *a, const uint8_t *target,
+                  float scale, const struct gpt_gradients *g) {
+    struct gpt_device *d = a->device;
+    const struct gpt_operations *op = d->does;
     const int c = m->shape.dim, n = a->batch * a->length;
     const size_t gain = m->tensors - 2, bias = m->tensors - 1;
-    double loss = gpt_cross_entropy(a->logits, target, n, GPT_VOCAB, scale);
+    cross_entropy(a, target, scale);
 
-    gpt_linear_dw(where(g, GPT_TOKEN), a->logits, a->norm, n, c, GPT_VOCAB);
-    gpt_linear_dx(a->dy, a->logits, m->tensor[GPT_TOKEN].data, n, c, GPT_VOCAB);
-    memset(a->dx, 0, (size_t)n * (size_t)c * sizeof *a->dx);
-    gpt_layernorm_backward(a->dx, where(g, gain), where(g, bias), a->dy, a->x, a->mean, a->rstd,
+    op->linear_dw(d, where(g, GPT_TOKEN), a->logits, a->norm, n, c, GPT_VOCAB);
+    op->linear_dx(d, a->dy, a->logits, m->tensor[GPT_TOKEN].data, n, c, GPT_VOCAB);
+    op->zero(d, a->dx, (size_t)n * (size_t)c);
+    op->layernorm_backward(d, a->dx, where(g, gain), where(g, bias), a->dy, a->x, a->mean, a->rstd,
                            m->tensor[gain].data, n, c);
     ready(g, bias);
     ready(g, gain);
     for (int i = m->shape.layers - 1; i >= 0; i--) {
         layer_backward(m, a, i, g);
     }
-    embed_backward(m, a, g);
-    return loss;
+    // The token embedding's gradient holds the head's share already; the input's share is added.
+    op->embed_backward(d, where(g, GPT_TOKEN), where(g, GPT_POSITION), a->dx, a->in, n, a->length,
+                       m->shape.context, c);
+    ready(g, GPT_POSITION);
+    ready(g, GPT_TOKEN);
 }

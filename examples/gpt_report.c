@@ -87,6 +87,9 @@ void gpt_report(const struct gpt_summary *s) {
     printf(
         "  held-out loss  %.4f -> %.4f nats per byte (%.4f -> %.4f bits per byte), %zu windows\n",
         s->before, s->after, bits(s->before), bits(s->after), s->windows);
+    if (*s->device) {
+        printf("  device         %s\n", s->device);
+    }
     printf("  speed          %.0f tokens/s (a token is a byte)\n", s->speed);
     print_communication(s);
     if (s->equal) {

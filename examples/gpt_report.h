@@ -42,6 +42,7 @@ struct gpt_summary {
     uint64_t sent;        // bytes that the busiest rank sent for them
     uint64_t hash;
     bool equal;                       // the same hash on all ranks
+    const char *device;               // that computed; empty = the CPU
     const char *picture, *checkpoint; // NULL = none
 };
 

@@ -11,6 +11,7 @@
 #include "gpt_adamw.h"
 #include "gpt_curve.h"
 #include "gpt_data.h"
+#include "gpt_device.h"
 #include "gpt_model.h"
 #include "gpt_options.h"
 #include "gpt_report.h"
@@ -18,6 +19,7 @@
 struct gpt_run {
     struct gpt_options o;
     struct gpt_corpus corpus;
+    struct gpt_device *device; // that computes
     struct gpt_model model;
     struct gpt_adamw adamw;
     struct gpt_activations *act;

@@ -64,22 +64,30 @@ static void print_text(const uint8_t *text, size_t len) {
     }
 }
 
-void gpt_sample(const struct gpt_model *m, struct gpt_activations *a, uint64_t seed,
-                double temperature, size_t length) {
+bool gpt_sample(const struct gpt_model *m, struct gpt_activations *a, uint64_t seed,
+                double temperature, size_t length, struct gpt_error *e) {
     const size_t context = (size_t)m->shape.context;
     uint8_t window[GPT_MAX_CONTEXT], *text = malloc(length);
     size_t seen = 1;
     window[0] = '\n';
-    for (size_t i = 0; text && i < length; i++) {
-        const float *logits = gpt_forward(m, a, window, 1, (int)seen) + (seen - 1) * GPT_VOCAB;
-        text[i] = draw(logits, temperature, (double)(gpt_random(seed, i) >> 11) * 0x1p-53);
-        if (seen == context) {
-            memmove(window, window + 1, --seen);
+    bool ok = text || gpt_fail(e, "no memory for a sample of %zu bytes", length);
+    for (size_t i = 0; ok && i < length; i++) {
+        float logits[GPT_VOCAB];
+        gpt_forward(m, a, window, 1, (int)seen);
+        ok = gpt_logits(a, (int)seen - 1, logits, e);
+        if (ok) {
+            text[i] = draw(logits, temperature, (double)(gpt_random(seed, i) >> 11) * 0x1p-53);
+            if (seen == context) {
+                memmove(window, window + 1, --seen);
+            }
+            window[seen++] = text[i];
         }
-        window[seen++] = text[i];
     }
-    printf("sample of %zu bytes:\n", length);
-    print_text(text, text ? length : 0);
-    putchar('\n');
+    if (ok) {
+        printf("sample of %zu bytes:\n", length);
+        print_text(text, length);
+        putchar('\n');
+    }
     free(text);
+    return ok;
 }

@@ -53,6 +53,8 @@ static bool create_ddp(struct gpt_run *r) {
     // would be nothing to overlap.
     rondo_ddp_options options = RONDO_DDP_OPTIONS_INIT;
     options.average = 0;
+    options.device = r->device->ordinal;
+    options.stream = r->device->stream;
     options.first_bucket_bytes = options.bucket_bytes = (size_t)r->o.bucket << 10;
     bool ok = gpt_succeeded(r, rondo_ddp_create(r->comm, params, m->tensors, &options, &r->ddp),
                             "creating DDP");
@@ -118,14 +120,30 @@ static bool prepare_files(struct gpt_run *r) {
     return gpt_worked(r, outcome.ok || gpt_fail(&r->error, "%.511s", outcome.why.text));
 }
 
-// DDP has spread rank 0's parameters; a run that goes on needs its moments everywhere as well.
+// DDP spreads rank 0's parameters; a run that goes on needs its moments everywhere as well.
 static bool spread_moments(struct gpt_run *r) {
     struct gpt_adamw *a = &r->adamw;
     return !r->o.resume ||
-           (gpt_succeeded(r, rondo_broadcast(a->m, a->m, a->count, RONDO_F32, 0, r->comm),
+           (gpt_succeeded(r, rondo_broadcast(a->host_m, a->host_m, a->count, RONDO_F32, 0, r->comm),
                           "resuming") &&
-            gpt_succeeded(r, rondo_broadcast(a->v, a->v, a->count, RONDO_F32, 0, r->comm),
+            gpt_succeeded(r, rondo_broadcast(a->host_v, a->host_v, a->count, RONDO_F32, 0, r->comm),
                           "resuming"));
+}
+
+static bool upload(struct gpt_run *r) {
+    gpt_model_upload(&r->model);
+    gpt_adamw_upload(&r->adamw);
+    return gpt_worked(r, r->device->does->wait(r->device, &r->error));
+}
+
+static bool open_device(struct gpt_run *r) {
+    if (r->o.device == GPT_DEVICE_CUDA) {
+        struct gpt_device *d = gpt_cuda_open(rondo_comm_local_rank(r->comm), &r->error);
+        r->device = d ? d : r->device;
+        return gpt_worked(r, d != NULL);
+    }
+    gpt_blas_threads((int)r->o.threads);
+    return true;
 }
 
 bool gpt_set_up(struct gpt_run *r) {
@@ -144,15 +162,16 @@ bool gpt_set_up(struct gpt_run *r) {
     }
     r->progress =
         (struct gpt_progress){.live = o->live || isatty(STDOUT_FILENO), .quiet = o->quiet};
-    gpt_blas_threads((int)o->threads);
     const int sequences = gpt_share_count(&r->share);
     const size_t bytes = (size_t)sequences * (size_t)o->context;
     r->in = malloc(bytes);
     r->target = malloc(bytes);
     return gpt_worked(r, (r->in && r->target) ||
                              gpt_fail(e, "no memory for a batch of %zu bytes", bytes)) &&
+           open_device(r) &&
            gpt_worked(r, gpt_model_create(&r->model, &shape, (uint64_t)o->seed, e)) &&
+           gpt_worked(r, gpt_model_move(&r->model, r->device, e)) &&
            gpt_worked(r, gpt_adamw_create(&r->adamw, &r->model, o->decay, e)) &&
            gpt_worked(r, (r->act = gpt_activations_create(&r->model, sequences, e)) != NULL) &&
-           same_start(r) && prepare_files(r) && create_ddp(r) && spread_moments(r);
+           same_start(r) && prepare_files(r) && spread_moments(r) && upload(r) && create_ddp(r);
 }

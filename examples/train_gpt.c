@@ -22,6 +22,7 @@
 #include "gpt_checkpoint.h"
 #include "gpt_curve.h"
 #include "gpt_data.h"
+#include "gpt_device.h"
 #include "gpt_model.h"
 #include "gpt_options.h"
 #include "gpt_report.h"
@@ -73,8 +74,13 @@ static bool test(struct gpt_run *r, double *mean) {
             gpt_held_window(&r->corpus, context, HELD_WINDOWS, i, r->in + n * context,
                             r->target + n * context);
         }
+        double part;
         gpt_forward(&r->model, r->act, r->in, n, context);
-        sum += gpt_loss(r->act, r->target);
+        gpt_measure(r->act, r->target);
+        if (!gpt_worked(r, gpt_loss(r->act, &part, &r->error))) {
+            return false;
+        }
+        sum += part;
     }
     if (!gpt_succeeded(r, rondo_all_reduce(&sum, &sum, 1, RONDO_F64, RONDO_SUM, r->comm),
                        "adding up losses")) {
@@ -108,6 +114,36 @@ static double fraction_done(const struct gpt_run *r) {
     return r->share.rank == 0 ? fmax(steps, time) : 0.0;
 }
 
+static bool no_number(struct gpt_run *r, const struct gpt_point *point) {
+    r->everywhere = true;
+    return gpt_worked(r, gpt_fail(&r->error,
+                                  "the loss is no longer a number after %" PRIu64
+                                  " steps: lower --lr or raise "
+                                  "--warmup",
+                                  point->step));
+}
+
+// After backward: adds up what the ranks tell each other, and reduces their gradients. A GPU still
+// computes them meanwhile; it is waited for only until the loss is known.
+static bool reduce(struct gpt_run *r, double tally[TALLY_SIZE]) {
+    if (r->failed || !gpt_worked(r, gpt_loss(r->act, &tally[TALLY_LOSS], &r->error))) {
+        return false;
+    }
+    tally[TALLY_INTERRUPTED] = interrupted;
+    tally[TALLY_TERMINATED] = terminated;
+    tally[TALLY_FRACTION] = fraction_done(r);
+    // Started before the wait for the gradients, so that the two share one wait.
+    rondo_request *request = NULL;
+    if (!gpt_succeeded(r,
+                       rondo_all_reduce_start(tally, tally, TALLY_SIZE, RONDO_F64, RONDO_SUM,
+                                              r->comm, &request),
+                       "a step")) {
+        return false;
+    }
+    const bool reduced = gpt_succeeded(r, rondo_ddp_finish(r->ddp), "reducing gradients");
+    return gpt_succeeded(r, rondo_wait(&request), "a step") && reduced;
+}
+
 // Forward, backward, reduction and optimizer. point->train, rate and norm are filled in.
 static bool train_step(struct gpt_run *r, struct gpt_point *point) {
     const struct gpt_options *o = &r->o;
@@ -118,39 +154,25 @@ static bool train_step(struct gpt_run *r, struct gpt_point *point) {
         return gpt_succeeded(r, RONDO_ERR_INVALID, "dealing out the batch");
     }
     gpt_forward(&r->model, r->act, r->in, sequences, context);
+    gpt_backward(&r->model, r->act, r->target, (float)(1.0 / tokens), &r->gradients);
     double tally[TALLY_SIZE] = {0};
-    tally[TALLY_LOSS] =
-        gpt_backward(&r->model, r->act, r->target, (float)(1.0 / tokens), &r->gradients);
-    tally[TALLY_INTERRUPTED] = interrupted;
-    tally[TALLY_TERMINATED] = terminated;
-    tally[TALLY_FRACTION] = fraction_done(r);
-    // Started before the wait for the gradients, so that the two share one wait.
-    rondo_request *request = NULL;
-    const bool started = !r->failed &&
-                         gpt_succeeded(r,
-                                       rondo_all_reduce_start(tally, tally, TALLY_SIZE, RONDO_F64,
-                                                              RONDO_SUM, r->comm, &request),
-                                       "a step");
-    const bool reduced = started &&
-                         gpt_succeeded(r, rondo_ddp_finish(r->ddp), "reducing gradients");
-    if ((started && !gpt_succeeded(r, rondo_wait(&request), "a step")) || !reduced) {
+    if (!reduce(r, tally)) {
         return false;
     }
 
     point->train = tally[TALLY_LOSS] / tokens;
-    point->norm = gpt_gradient_norm(&r->model, &r->gradients);
-    if (!isfinite(point->train) || !isfinite(point->norm)) {
-        r->everywhere = true;
-        return gpt_worked(r, gpt_fail(&r->error,
-                                      "the loss is no longer a number after %" PRIu64
-                                      " steps: lower --lr "
-                                      "or raise --warmup",
-                                      r->adamw.steps));
+    if (!isfinite(point->train)) {
+        return no_number(r, point);
     }
     point->rate =
         gpt_learning_rate(o->rate, 0.05, r->adamw.steps, (uint64_t)o->warmup, r->fraction);
-    const double scale = o->clip > 0.0 && point->norm > o->clip ? o->clip / point->norm : 1.0;
-    gpt_adamw_step(&r->adamw, &r->model, &r->gradients, (float)point->rate, (float)scale);
+    gpt_adamw_step(&r->adamw, &r->model, &r->gradients, (float)point->rate, o->clip);
+    if (!gpt_worked(r, gpt_adamw_norm(&r->adamw, &point->norm, &r->error))) {
+        return false;
+    }
+    if (!isfinite(point->norm)) {
+        return no_number(r, point);
+    }
     r->fraction = tally[TALLY_FRACTION];
     r->signal = tally[TALLY_INTERRUPTED] > 0.0  ? SIGINT
                 : tally[TALLY_TERMINATED] > 0.0 ? SIGTERM
@@ -180,8 +202,20 @@ static void show(struct gpt_run *r, const struct gpt_point *p, bool measured) {
     gpt_progress_show(&r->progress, &status, measured);
 }
 
+static bool fetch_parameters(struct gpt_run *r) {
+    gpt_model_fetch(&r->model);
+    return gpt_worked(r, r->device->does->wait(r->device, &r->error));
+}
+
 static bool save(struct gpt_run *r) {
-    return !r->o.checkpoint || r->share.rank != 0 ||
+    if (!r->o.checkpoint || r->share.rank != 0) {
+        return true;
+    }
+    gpt_adamw_fetch(&r->adamw);
+    // What went wrong in a reduction on a GPU shows only now, and would be saved.
+    rondo_ddp_stats stats = {.size = sizeof stats};
+    return fetch_parameters(r) &&
+           gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reducing gradients") &&
            gpt_worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error));
 }
 
@@ -224,7 +258,10 @@ static bool train(struct gpt_run *r) {
 static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
     rondo_ddp_stats stats = {.size = sizeof stats};
     int odd;
-    s->hash = gpt_hash(GPT_HASH_START, r->model.params, r->model.count * sizeof(float));
+    if (!fetch_parameters(r)) {
+        return false;
+    }
+    s->hash = gpt_hash(GPT_HASH_START, r->model.host, r->model.count * sizeof(float));
     if (!gpt_compare(r, &s->hash, &odd) ||
         !gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reading statistics")) {
         return false;
@@ -254,6 +291,7 @@ static bool finish(struct gpt_run *r) {
         .before = r->held_first,
         .picture = r->o.plot,
         .checkpoint = r->o.checkpoint,
+        .device = r->device->name,
         .windows = gpt_held_count(&r->corpus, (int)r->o.context, HELD_WINDOWS),
     };
     if (!save(r) || !test(r, &s.after) || !summarise(r, &s)) {
@@ -323,7 +361,8 @@ static int leave(struct gpt_run *r, int code) {
     gpt_succeeded(r, rondo_ddp_destroy(r->ddp), "leaving");
     gpt_succeeded(r, rondo_comm_destroy(r->comm), "leaving");
     if (code == 0 && r->share.rank == 0 && r->o.sample) {
-        gpt_sample(&r->model, r->act, (uint64_t)r->o.seed, r->o.temperature, (size_t)r->o.sample);
+        gpt_worked(r, gpt_sample(&r->model, r->act, (uint64_t)r->o.seed, r->o.temperature,
+                                 (size_t)r->o.sample, &r->error));
     }
     gpt_worked(r, gpt_curve_close(&r->curve, &r->error));
     if (r->failed && !failed) {
@@ -333,6 +372,7 @@ static int leave(struct gpt_run *r, int code) {
     gpt_activations_free(r->act);
     gpt_adamw_free(&r->adamw);
     gpt_model_free(&r->model);
+    r->device->does->close(r->device);
     gpt_corpus_free(&r->corpus);
     gpt_options_free(&r->o);
     free(r->in);
@@ -341,7 +381,7 @@ static int leave(struct gpt_run *r, int code) {
 }
 
 int main(int argc, char **argv) {
-    struct gpt_run r = {.held_first = NAN, .held_last = NAN, .code = 1};
+    struct gpt_run r = {.held_first = NAN, .held_last = NAN, .code = 1, .device = gpt_cpu()};
     switch (gpt_options_parse(argc, argv, &r.o, &r.error)) {
     case GPT_OPTIONS_HELP:
         gpt_options_help(stdout);

@@ -143,7 +143,7 @@ static rondo_status submit(const struct call *a, rondo_comm *comm, rondo_request
     }
     if (device) {
         return rdi_gpu_submit(comm, a->kind, a->send, a->recv, a->count, a->type, a->op, a->root,
-                              comm->gpu->own, req);
+                              NULL, req);
     }
     rondo_status s =
         rdi_request_new(comm, a->kind, a->send, a->recv, a->count, a->type, a->op, a->root, req);

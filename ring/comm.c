@@ -15,6 +15,8 @@
 #include <string.h>
 
 #define DRAIN_NS UINT64_C(300000000)
+#define DEVICE_GRACE_NS \
+    UINT64_C(10000000000) // for streams to go through what is left of a failed communicator
 
 struct abort_msg {
     int32_t status;
@@ -212,9 +214,6 @@ void rdi_comm_free(struct rondo_comm *c, bool bye) {
         c->edges = e->next;
         rdi_edge_free(e, bye);
     }
-    if (c->gpu) {
-        rdi_gpu_free(c->gpu, c->head == NULL);
-    }
     free(c->hash);
     free(c->world);
     free(c->p2p_seq);
@@ -237,15 +236,16 @@ void rdi_comm_fail(struct rondo_comm *c, rondo_status s, const char *fmt, ...) {
 }
 
 // Ends the operations of a communicator that has failed. A device has to be through with its part, too: its
-// waits are released, and what it then reads and writes is still there.
-static int complete_all(struct rondo_comm *c) {
+// waits are released, and what it then reads and writes is still there. One that does not come through (its stream
+// is held up, or the device is in error) is abandoned after a while, with the memory that it may touch.
+static int complete_all(struct rondo_comm *c, uint64_t now) {
     int moved = 0;
     for (struct rondo_request *r = c->head, *next; r; r = next) {
         next = r->next;
         if (r->gpu) {
             rdi_gpu_poison(r);
         }
-        if (r->gpu && !rdi_gpu_idle(r)) {
+        if (r->gpu && !rdi_gpu_idle(r) && now < c->drain_until + DEVICE_GRACE_NS) {
             continue;
         }
         rdi_op_complete(r, (rondo_status)atomic_load(&c->status));
@@ -285,7 +285,7 @@ static int drain(struct rondo_comm *c, uint64_t now) {
         e->head = e->tail = NULL;
     }
     c->drained = true;
-    complete_all(c);
+    complete_all(c, now);
     return moved + 1;
 }
 
@@ -391,7 +391,7 @@ static int op_progress(struct rondo_request *r, uint64_t now) {
 int rdi_comm_progress(struct rondo_comm *c, uint64_t now, bool links_only) {
     int moved = 0;
     if (c->drained) {
-        return complete_all(c);
+        return complete_all(c, now);
     }
     if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK) {
         return drain(c, now);

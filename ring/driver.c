@@ -29,8 +29,10 @@
 #define SPIN_NS UINT64_C(50000)   // busy waiting before sleep when every rank has a core
 #define YIELD_NS UINT64_C(100000) // the same, giving the core away each time, when not
 #define YIELD_EVERY_NS UINT64_C(2000)
-#define DEVICE_NAP_NS UINT64_C(50000)    // a device writes words, which wake nobody
-#define THREAD_NAP_NS UINT64_C(50000000) // the progress thread looks after its links this often
+#define DEVICE_NAP_NS \
+    UINT64_C(50000) // a device writes words, which wake nobody: looked at this often,
+#define DEVICE_NAP_MOST_NS UINT64_C(1000000) // and less while nothing moves for long
+#define THREAD_NAP_NS UINT64_C(50000000)     // the progress thread looks after its links this often
 #define PARK_NS 20000000
 
 struct rdi_driver {
@@ -42,7 +44,8 @@ struct rdi_driver {
     _Atomic int thread_asleep; // the progress thread is about to sleep or asleep, without the token
     _Atomic int parked;
     _Atomic uint64_t sleeps;
-    bool armed; // guarded by the token
+    bool armed;           // guarded by the token, as is quiet_since
+    uint64_t quiet_since; // 0: something moved
     bool oversubscribed;
     uint64_t spin_ns;
     pthread_mutex_t lock; // for parking only
@@ -272,9 +275,17 @@ static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until) {
     (void)ppoll(&p, 1, &t, NULL);
 }
 
-// How long a sleep may last at most.
-static uint64_t wake_by(const struct rdi_driver *d, uint64_t now, uint64_t until) {
-    uint64_t nap = rdi_engine_device_busy(d->engine) ? now + DEVICE_NAP_NS : UINT64_MAX;
+// How long a sleep may last at most. *napping: a device is at work; how long it has been tells how long it may still
+// be, and there is no use in spinning between such naps.
+static uint64_t wake_by(struct rdi_driver *d, uint64_t now, uint64_t until, bool *napping) {
+    *napping = rdi_engine_device_busy(d->engine);
+    if (!*napping) {
+        return until;
+    }
+    d->quiet_since = d->quiet_since ? d->quiet_since : now;
+    uint64_t nap = (now - d->quiet_since) / 16;
+    nap = nap < DEVICE_NAP_NS ? DEVICE_NAP_NS : nap;
+    nap = now + (nap > DEVICE_NAP_MOST_NS ? DEVICE_NAP_MOST_NS : nap);
     return nap < until ? nap : until;
 }
 
@@ -309,7 +320,7 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
             wake_parked(d);
         }
         if (moved) {
-            idle_since = 0;
+            idle_since = d->quiet_since = 0;
             continue;
         }
         uint64_t now = rdi_now(&e->env);
@@ -321,7 +332,8 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
             relax(d, now, &yielded);
             continue;
         }
-        uint64_t wake_at = wake_by(d, now, min64(until, rdi_engine_next_deadline(e)));
+        bool napping;
+        uint64_t wake_at = wake_by(d, now, min64(until, rdi_engine_next_deadline(e)), &napping);
         if (arm(d, now, &wake_at)) {
             atomic_store(&d->sleeping, 1);
             if (!atomic_load(&e->inbox) && !atomic_load(&d->wanted)) {
@@ -330,7 +342,7 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
             atomic_store(&d->sleeping, 0);
             disarm(d);
         }
-        idle_since = 0;
+        idle_since = napping ? idle_since : 0;
     }
 }
 
@@ -396,7 +408,7 @@ static void thread_turn(struct rdi_driver *d, uint64_t *idle_since) {
     }
     uint64_t now = rdi_now(&e->env);
     if (moved) {
-        *idle_since = 0;
+        *idle_since = d->quiet_since = 0;
         release_token(d);
         return;
     }
@@ -407,7 +419,9 @@ static void thread_turn(struct rdi_driver *d, uint64_t *idle_since) {
         sched_yield();
         return;
     }
-    uint64_t until = wake_by(d, now, min64(now + THREAD_NAP_NS, rdi_engine_next_deadline(e)));
+    bool napping;
+    uint64_t until =
+        wake_by(d, now, min64(now + THREAD_NAP_NS, rdi_engine_next_deadline(e)), &napping);
     bool sleep = arm(d, now, &until);
     atomic_store(&d->thread_asleep, 1);
     sleep = sleep && !atomic_load(&e->inbox);
@@ -416,7 +430,7 @@ static void thread_turn(struct rdi_driver *d, uint64_t *idle_since) {
         sleep_until(d, now, until);
     }
     atomic_store(&d->thread_asleep, 0);
-    *idle_since = 0;
+    *idle_since = napping ? *idle_since : 0;
 }
 
 static void *thread_main(void *arg) {

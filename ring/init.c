@@ -10,8 +10,6 @@
 #define DEFAULT_BLOCK UINT64_C(262144)
 #define GOODBYE_NS UINT64_C(1000000000)
 #define FIRST_GRACE_MS 1000
-#define DEVICE_GRACE_NS \
-    UINT64_C(10000000000) // after a failure, for streams to go through what is left
 
 static void plan_from_options(const struct rdi_options *o, struct rdi_plan *p) {
     *p = (struct rdi_plan){.strict = strcmp(o->str[RDI_OPT_ORDER], "strict") == 0,
@@ -271,11 +269,6 @@ static bool is_idle(const void *arg) {
     return !c->head && !atomic_load(&c->engine->inbox);
 }
 
-static bool is_idle_or_failed(const void *arg) {
-    const struct rondo_comm *c = arg;
-    return is_idle(c) || (c->drained && !atomic_load(&c->engine->inbox));
-}
-
 // Everything sent has been acknowledged: the peers need nothing of us any more.
 static bool is_quiet(const void *arg) {
     const struct rondo_comm *c = arg;
@@ -302,18 +295,17 @@ rondo_status rondo_comm_destroy(rondo_comm *comm) {
     if (s != RONDO_OK) {
         return s;
     }
-    (void)rdi_driver_wait_owned(d, is_idle_or_failed, comm, UINT64_MAX);
-    if (!rdi_driver_wait_owned(d, is_idle, comm, rdi_now(&e->env) + DEVICE_GRACE_NS)) {
-        rdi_log(&e->env, RONDO_LOG_WARN,
-                "a stream has not gone through the operations of a failed communicator: their "
-                "staging memory on CUDA device %d stays allocated",
-                comm->gpu ? comm->gpu->device->ordinal : -1);
-    }
+    rdi_gpu_check_device(comm);
+    (void)rdi_driver_wait_owned(d, is_idle, comm, UINT64_MAX);
     (void)rdi_driver_wait_owned(d, is_quiet, comm, rdi_now(&e->env) + GOODBYE_NS);
     rdi_driver_lock(d);
+    struct rdi_gpu *gpu = rdi_gpu_detach(comm);
     rdi_comm_free(comm, true);
     bool last = e->comms == NULL;
     rdi_driver_unlock(d);
+    if (gpu) {
+        rdi_gpu_free(gpu);
+    }
     if (last) {
         rdi_driver_destroy(d);
     }

@@ -47,7 +47,14 @@ enum rdi_kind {
     RDI_KIND_COUNT
 };
 // DEVICE: messages that a NIC writes into device memory (ring/cuda/).
-enum { RDI_CH_COLL = 0, RDI_CH_P2P = 1, RDI_CH_DEVICE = RDI_CHANNEL_DEVICE, RDI_CHANNELS };
+// BACK: what a receiver on a device tells the sender, apart from what it sends to the same rank itself.
+enum {
+    RDI_CH_COLL = 0,
+    RDI_CH_P2P = 1,
+    RDI_CH_DEVICE = RDI_CHANNEL_DEVICE,
+    RDI_CH_BACK = 3,
+    RDI_CHANNELS
+};
 enum { RDI_CTRL_SIG = 1, RDI_CTRL_ABORT = 2 };
 
 // What an operation is, as peers compare it. Travels with the first message of an operation on each edge.
@@ -230,7 +237,7 @@ struct rondo_comm {
     char why[RDI_ERROR_TEXT];
     uint64_t drain_until;
     bool drained, closing;
-    struct rdi_gpu *gpu; // NULL: not attached to a device
+    struct rdi_gpu *_Atomic gpu; // NULL: not attached to a device
     _Atomic uint64_t operations, bytes_sent, bytes_received, messages, resets;
     _Atomic uint64_t bytes_shm, bytes_tcp, bytes_verbs; // shares of bytes_sent
 };

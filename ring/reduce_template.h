@@ -118,13 +118,13 @@ ORDER_HALVES(bf16, 0x7f80, 0x7fc0)
         const int8_t kx = (int8_t)(x ^ ((int8_t)x >> 7 & 0x7f));                                 \
         const int8_t ky = (int8_t)(y ^ ((int8_t)y >> 7 & 0x7f));                                 \
         const uint8_t b = kx < ky ? x : y;                                                       \
-        return ((int8_t)(x & 0x7f) > (LAST)) | ((int8_t)(y & 0x7f) > (LAST)) ? 0x7f : b;         \
+        return (((int8_t)(x & 0x7f) > (LAST)) | ((int8_t)(y & 0x7f) > (LAST))) ? 0x7f : b;       \
     }                                                                                            \
     KERNEL_INLINE uint8_t most_##t(uint8_t x, uint8_t y) {                                       \
         const int8_t kx = (int8_t)(x ^ ((int8_t)x >> 7 & 0x7f));                                 \
         const int8_t ky = (int8_t)(y ^ ((int8_t)y >> 7 & 0x7f));                                 \
         const uint8_t b = kx > ky ? x : y;                                                       \
-        return ((int8_t)(x & 0x7f) > (LAST)) | ((int8_t)(y & 0x7f) > (LAST)) ? 0x7f : b;         \
+        return (((int8_t)(x & 0x7f) > (LAST)) | ((int8_t)(y & 0x7f) > (LAST))) ? 0x7f : b;       \
     }                                                                                            \
     LOOP2(min_##t, uint8_t, uint8_t, least_##t(x, y))                                            \
     LOOP2(max_##t, uint8_t, uint8_t, most_##t(x, y))                                             \

@@ -221,13 +221,18 @@ RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type
 // - Order: operations of one communicator run in the order of their calls, also across streams: an operation
 //   on another stream waits for the one before it. Two communicators in flight: call them in the same order
 //   on all ranks.
-// - send and recv occupy their stream until the peer has come. Ranks that send to each other need two
-//   streams, or the order send, recv on one of them and recv, send on the other.
+// - send and recv occupy their stream until the peer has come; they are ordered among the sends to a rank and
+//   among the receives from it, with nothing else. Ranks that send to each other need two streams, or the order
+//   send, recv on one of them and recv, send on the other.
 // - All buffers of a call are device memory of the attached device; managed memory is refused. All ranks of an
 //   operation pass device memory (RONDO_ERR_MISMATCH otherwise).
 // - Errors after the call: the stream never waits for ever. When the communicator fails (peer death, deadline,
 //   abort), every stream that waits for it is released, what the buffers hold is then undefined, and
-//   rondo_comm_error() and the next call tell why.
+//   rondo_comm_error() and the next call tell why. What a stream that is held up, or a device in error, does not
+//   come through within 10 s is given up, with the memory that it may touch. The deadline runs from the call, so it has to cover the work
+//   that is on the stream before.
+// - Somebody has to move operations while streams wait: the library's thread, or with progress=caller a thread
+//   of the program in rondo_progress().
 // - Streams that are being captured into a graph are refused: RONDO_ERR_UNSUPPORTED, nothing is enqueued.
 //
 // The blocking calls and their _start forms take device memory as well, once the communicator is attached: the

@@ -51,7 +51,8 @@ static bool same_host(const struct rondo_comm *c, int a, int b) {
 
 static bool same_process(const struct rondo_comm *c, const struct record *a, const struct record *b,
                          int ra, int rb) {
-    return a->pid == b->pid && a->pid_space == b->pid_space && same_host(c, ra, rb);
+    return a->pid == b->pid && a->pid_space != 0 && a->pid_space == b->pid_space &&
+           same_host(c, ra, rb);
 }
 
 // ---- This rank's part ----------------------------------------------------------------------------
@@ -111,6 +112,8 @@ static void try_direct(struct rdi_gpu *g, struct record *me) {
     const char *no = NULL;
     if (!d->gdr) {
         no = "the device has no GPUDirect RDMA";
+    } else if (c->engine->options.num[RDI_OPT_SLOTS] < RDI_GPU_SLOTS) {
+        no = "option slots is below 8";
     } else if (strcmp(me->forced, "staged") == 0 || strcmp(me->forced, "memory") == 0) {
         no = "option cuda_reach";
     }
@@ -139,6 +142,17 @@ static void try_direct(struct rdi_gpu *g, struct record *me) {
                                            sizeof me->no_direct_in);
 }
 
+// All of them now: at its first use a kernel is loaded, which may wait for the device.
+static rondo_status load_kernels(struct rdi_gpu *g) {
+    rdi_cu_function f;
+    rondo_status s = RONDO_OK;
+    for (unsigned k = 0; k < 4 * RONDO_TYPE_COUNT * 2 && s == RONDO_OK; k++) {
+        s = rdi_gpu_kernel(g, k % 2, (rondo_type)(k / 2 % RONDO_TYPE_COUNT),
+                           (rondo_op)(k / 2 / RONDO_TYPE_COUNT), &f);
+    }
+    return s;
+}
+
 static rondo_status own_part(struct rdi_gpu *g, int ordinal, struct record *me) {
     struct rondo_comm *c = g->comm;
     rondo_status s = rdi_cuda_device(ordinal, &g->device);
@@ -148,6 +162,9 @@ static rondo_status own_part(struct rdi_gpu *g, int ordinal, struct record *me) 
     if (!g->device->module) {
         return rdi_fail(RONDO_ERR_UNSUPPORTED, "%s", g->device->why);
     }
+    // A walker's blocks wait for each other, so all must find room, beside other work and other walkers.
+    unsigned most = (unsigned)g->device->multiprocessors / 4;
+    g->blocks = g->blocks > most ? (most ? most : 1) : g->blocks;
     s = rdi_cuda_enter(g->device);
     if (s != RONDO_OK) {
         return s;
@@ -161,6 +178,7 @@ static rondo_status own_part(struct rdi_gpu *g, int ordinal, struct record *me) 
     s = r == RDI_CU_OK ? RONDO_OK
                        : rdi_cuda_fail(r, "cannot make a stream on CUDA device %d", ordinal);
     s = s == RONDO_OK ? rdi_gpu_words_open(g) : s;
+    s = s == RONDO_OK ? load_kernels(g) : s;
     if (s == RONDO_OK) {
         size_t pairs = (size_t)(c->local_size - 1) * pair_bytes(g);
         s = rdi_cuda_block_alloc(g->device, RDI_GPU_SLOTS * g->piece + pairs, &g->block);
@@ -200,14 +218,17 @@ static rondo_status check_records(const struct attach *a) {
 static rondo_status map_block(struct rdi_gpu *g, const struct record *me, const struct record *p,
                               int peer) {
     struct rondo_comm *c = g->comm;
-    if (!same_process(c, me, p, c->rank, peer)) {
+    // An allocation of virtual memory management is mapped by each device for itself.
+    bool other_device = p->ordinal != g->device->ordinal;
+    if (!same_process(c, me, p, c->rank, peer) ||
+        (other_device && p->ticket.kind == RDI_CUDA_TICKET_FD)) {
         rondo_status s = rdi_cuda_map_open(g->device, &p->ticket, &g->maps[peer]);
         g->peer_block[peer] = s == RONDO_OK ? g->maps[peer].ptr : 0;
         return s;
     }
     struct rdi_cuda_device *other = NULL;
     rondo_status s = RONDO_OK;
-    if (p->ordinal != g->device->ordinal) {
+    if (other_device) {
         s = rdi_cuda_device(p->ordinal, &other);
         rdi_cu_result r = s == RONDO_OK ? g->device->cu->ctx_enable_peer(other->ctx, 0) : RDI_CU_OK;
         if (r != RDI_CU_OK && r != RDI_CU_PEER_ACCESS_ALREADY_ENABLED) {
@@ -225,7 +246,7 @@ static rondo_status map_blocks(struct attach *a) {
     size_t n = (size_t)c->size;
     uint8_t *mine = calloc(n, 1);
     if (!mine) {
-        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %zu ranks", n);
+        return rdi_gpu_give_up(c, rdi_fail(RONDO_ERR_NOMEM, "out of memory for %zu ranks", n));
     }
     rondo_status entered = rdi_cuda_enter(g->device);
     for (int p = 0; p < c->size && entered == RONDO_OK; p++) {
@@ -339,6 +360,7 @@ static rondo_status make_gpu(struct rondo_comm *c, struct rdi_gpu **out) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a device");
     }
     g->comm = c;
+    g->size = c->size;
     g->piece = c->plan.block;
     g->blocks = (unsigned)c->engine->options.num[RDI_OPT_CUDA_BLOCKS];
     g->block.fd = g->inbound.fd = -1;
@@ -383,30 +405,57 @@ static void set_gpu(struct rondo_comm *c, struct rdi_gpu *g) {
     rdi_driver_unlock(c->engine->driver);
 }
 
+// The end of it: all ranks are through, and all have what they need.
+static rondo_status agree(struct rondo_comm *c, rondo_status s) {
+    char text[RDI_ERROR_TEXT];
+    int32_t mine = s, *all = calloc((size_t)c->size, sizeof *all);
+    snprintf(text, sizeof text, "%s", rondo_last_error());
+    if (!all) {
+        return rdi_gpu_give_up(c, rdi_fail(RONDO_ERR_NOMEM, "out of memory for %d ranks", c->size));
+    }
+    rondo_status w = rondo_all_gather(&mine, all, 1, RONDO_I32, c);
+    for (int r = 0; w == RONDO_OK && s == RONDO_OK && r < c->size; r++) {
+        char who[128];
+        if (all[r] != RONDO_OK) {
+            s = rdi_fail(all[r] < 0 ? (rondo_status)all[r] : RONDO_ERR_INTERNAL,
+                         "%s could not attach its CUDA device; its own error says why",
+                         rdi_comm_who(c, r, who, sizeof who));
+            snprintf(text, sizeof text, "%s", rondo_last_error());
+        }
+    }
+    free(all);
+    if (s != RONDO_OK) {
+        rdi_set_last_error(text);
+    }
+    return s == RONDO_OK ? w : s;
+}
+
 rondo_status rdi_gpu_attach(struct rondo_comm *c, int ordinal) {
     size_t n = (size_t)c->size;
     struct attach a = {.c = c, .all = calloc(n, sizeof *a.all), .maps = calloc(n, n)};
+    rondo_status s = RONDO_ERR_NOMEM;
     if (!a.all || !a.maps) {
+        s = rdi_gpu_give_up(c, rdi_fail(s, "out of memory for the devices of %zu ranks", n));
         free(a.all);
         free(a.maps);
-        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for the devices of %zu ranks", n);
+        return s;
     }
-    rondo_status s = make_gpu(c, &a.g);
-    s = a.g ? exchange(&a, ordinal, s) : s;
+    s = make_gpu(c, &a.g);
+    s = a.g ? exchange(&a, ordinal, s) : rdi_gpu_give_up(c, s);
     s = s == RONDO_OK ? map_blocks(&a) : s;
-    s = s == RONDO_OK ? choose_all(&a) : s;
     if (s == RONDO_OK) {
-        set_gpu(c, a.g);
-        s = rondo_barrier(c);
+        s = choose_all(&a);
         s = s == RONDO_OK ? rdi_comm_start_thread(c) : s;
+        if (s == RONDO_OK) {
+            set_gpu(c, a.g); // before the end: then the left neighbour may send
+        }
+        s = agree(c, s);
     }
-    if (s != RONDO_OK) {
+    if (s != RONDO_OK && a.g) {
         char text[RDI_ERROR_TEXT];
         snprintf(text, sizeof text, "%s", rondo_last_error());
         set_gpu(c, NULL);
-        if (a.g) {
-            rdi_gpu_free(a.g, true);
-        }
+        rdi_gpu_free(a.g);
         rdi_set_last_error(text);
     }
     free(a.all);

@@ -116,26 +116,36 @@ static void free_words(struct rdi_gpu *g) {
     }
 }
 
+static void free_edges(struct rdi_gpu *g) {
+    const struct rdi_cuda_api *cu = g->device->cu;
+    for (struct rdi_gpu_edge *e = g->edges; e; e = e->next) {
+        rdi_cuda_pinned_free(g->device, &e->pinned);
+        if (e->ordered) {
+            (void)cu->event_destroy(e->ordered);
+        }
+        if (e->stream) {
+            (void)cu->stream_destroy(e->stream);
+        }
+    }
+}
+
 static void free_device(struct rdi_gpu *g) {
     const struct rdi_cuda_api *cu = g->device->cu;
     if (rdi_cuda_enter(g->device) != RONDO_OK) {
         return;
     }
     // An operation's last word is written before the stream is through with it.
-    if (g->has_last) {
+    if (g->used) {
         (void)cu->event_sync(g->ordered);
     }
     for (struct rdi_gpu_edge *e = g->edges; e; e = e->next) {
-        rdi_cuda_pinned_free(g->device, &e->pinned);
+        if (e->used) {
+            (void)cu->event_sync(e->ordered);
+        }
     }
-    for (int r = 0; g->maps && r < g->comm->size; r++) {
+    free_edges(g);
+    for (int r = 0; g->maps && r < g->size; r++) {
         rdi_cuda_map_close(g->device, &g->maps[r]);
-    }
-    if (g->block_registered) {
-        (void)rdi_mem_unregister_device((const void *)(uintptr_t)g->block.ptr);
-    }
-    if (g->inbound_registered) {
-        (void)rdi_mem_unregister_device((const void *)(uintptr_t)g->inbound.ptr);
     }
     rdi_cuda_block_free(g->device, &g->block);
     rdi_cuda_block_free(g->device, &g->inbound);
@@ -152,9 +162,40 @@ static void free_device(struct rdi_gpu *g) {
     rdi_cuda_leave(g->device);
 }
 
-void rdi_gpu_free(struct rdi_gpu *g, bool idle) {
+void rdi_gpu_check_device(struct rondo_comm *c) {
+    struct rdi_gpu *g = c->gpu;
+    if (!g || rdi_cuda_enter(g->device) != RONDO_OK) {
+        return;
+    }
+    rdi_cu_result r = g->device->cu->stream_query(g->own);
+    rdi_cuda_leave(g->device);
+    if (r != RDI_CU_OK && r != RDI_CU_NOT_READY) {
+        rondo_status s = rdi_cuda_fail(
+            r, "CUDA device %d (%s) is in error, by a kernel of this process or a fault",
+            g->device->ordinal, g->device->name);
+        (void)rdi_gpu_give_up(c, s);
+    }
+}
+
+struct rdi_gpu *rdi_gpu_detach(struct rondo_comm *c) {
+    struct rdi_gpu *g = c->gpu;
+    c->gpu = NULL;
+    if (g) {
+        g->comm = NULL;
+    }
+    return g;
+}
+
+void rdi_gpu_free(struct rdi_gpu *g) {
+    if (g->block_registered) {
+        (void)rdi_mem_unregister_device((const void *)(uintptr_t)g->block.ptr);
+    }
+    if (g->inbound_registered) {
+        (void)rdi_mem_unregister_device((const void *)(uintptr_t)g->inbound.ptr);
+    }
     rdi_gpu_reclaim(g);
-    if (idle && g->device) {
+    // What a stream that was held up may still come to touch stays as it is, to the end of the process.
+    if (g->device && !atomic_load(&g->abandoned)) {
         free_device(g);
     }
     while (g->edges) {

@@ -17,8 +17,8 @@ static const char *const types[RONDO_TYPE_COUNT] = {
     "f32", "f64", "f16", "bf16", "i8", "u8", "i32", "u32", "i64", "u64", "f8e4m3", "f8e5m2"};
 static const char *const ops[] = {"sum", "prod", "min", "max"};
 
-static rondo_status kernel(struct rdi_gpu *g, bool walk, rondo_type type, rondo_op op,
-                           rdi_cu_function *out) {
+rondo_status rdi_gpu_kernel(struct rdi_gpu *g, bool walk, rondo_type type, rondo_op op,
+                            rdi_cu_function *out) {
     unsigned k = op == RONDO_AVG ? RONDO_SUM : (unsigned)op;
     rdi_cu_function *known = walk ? &g->walk[k][type] : &g->step[k][type];
     if (!*known) {
@@ -68,7 +68,7 @@ static bool needs_flush(const struct rdi_gpu *g, const struct rdi_gpu_op *op,
 }
 
 static rdi_cu_result chain(struct rdi_gpu *g, struct rdi_gpu_op *op, rdi_cu_function f,
-                           rdi_cu_stream stream, size_t *enqueued, bool *begun) {
+                           rdi_cu_stream stream, size_t *enqueued) {
     const struct rdi_cuda_api *cu = g->device->cu;
     for (size_t i = 0; i < op->program.n; i++) {
         struct rdi_gpu_step *step = &op->steps[i];
@@ -85,14 +85,12 @@ static rdi_cu_result chain(struct rdi_gpu *g, struct rdi_gpu_op *op, rdi_cu_func
             return r;
         }
         *enqueued = i;
-        *begun = *begun || n > 0;
         void *args[] = {step};
         r = cu->launch(f, blocks_for(g, step->bytes), 1, 1, RDI_GPU_THREADS, 1, 1, 0, stream, args,
                        NULL);
         if (r != RDI_CU_OK) {
             return r;
         }
-        *begun = true;
     }
     rdi_cu_result r =
         cu->write_value(stream, op->done_device, (uint32_t)op->program.n, RDI_CU_WRITE_DEFAULT);
@@ -122,31 +120,27 @@ static bool must_chain(const struct rdi_gpu *g, const struct rdi_gpu_op *op) {
 }
 
 rondo_status rdi_gpu_enqueue(struct rdi_gpu *g, struct rdi_gpu_op *op, rondo_type type,
-                             rondo_op what, rdi_cu_stream stream, bool *begun) {
+                             rondo_op what, rdi_cu_stream stream) {
     rdi_cu_function f;
     size_t enqueued = 0;
     bool walk = op->program.n * 4 > RDI_GPU_CHAIN_OPS && !must_chain(g, op);
-    *begun = false;
-    rondo_status s = kernel(g, walk, type, what, &f);
-    if (s != RONDO_OK || op->program.n == 0) {
-        return s;
+    rondo_status s = rdi_gpu_kernel(g, walk, type, what, &f);
+    rdi_cu_result r = RDI_CU_OK;
+    if (s == RONDO_OK && op->program.n > 0) {
+        r = walk ? walker(g, op, f, stream, &enqueued) : chain(g, op, f, stream, &enqueued);
     }
-    rdi_cu_result r = walk ? walker(g, op, f, stream, &enqueued)
-                           : chain(g, op, f, stream, &enqueued, begun);
-    if (r == RDI_CU_OK) {
-        *begun = true;
-        return RONDO_OK;
-    }
-    // What is on the stream by now cannot be taken back: the operation ends there.
-    op->program.n = enqueued;
-    return rdi_cuda_fail(r, "cannot put a collective on a stream of CUDA device %d (%s)",
-                         g->device->ordinal, g->device->name);
+    // What is on the stream by now cannot be taken back.
+    atomic_store_explicit(&op->limit, enqueued, memory_order_release);
+    return r == RDI_CU_OK
+               ? s
+               : rdi_cuda_fail(r, "cannot put a collective on a stream of CUDA device %d (%s)",
+                               g->device->ordinal, g->device->name);
 }
 
 rondo_status rdi_gpu_scale(struct rdi_gpu *g, rdi_cu_ptr dst, rdi_cu_ptr src, size_t count,
                            rondo_type type, uint32_t divisor, rdi_cu_stream stream) {
     rdi_cu_function f;
-    rondo_status s = kernel(g, false, type, RONDO_SUM, &f);
+    rondo_status s = rdi_gpu_kernel(g, false, type, RONDO_SUM, &f);
     if (s != RONDO_OK || count == 0) {
         return s;
     }

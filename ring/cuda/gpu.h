@@ -97,12 +97,19 @@ struct rdi_gpu_edge {
     rdi_cu_ptr base; // slot q at base + q * piece, as the device sees it
     char *host;      // staged: as the host sees it
     struct rdi_cuda_pinned pinned;
-    uint64_t given; // pieces of all operations that were submitted; guarded by gpu->lock
+    uint64_t
+        given; // pieces of all operations that were submitted; guarded by gpu->lock, as is what follows
+    // send and recv: order of the ring's operations, and the stream of calls without one
+    rdi_cu_event ordered;
+    rdi_cu_stream stream;
+    bool used;
     uint64_t
         over; // the engine's. out: slots that were freed; in: pieces that the device has consumed
 };
 
 // ---- Operations ----------------------------------------------------------------------------------
+
+#define RDI_GPU_ENQUEUING SIZE_MAX // rdi_gpu_op.limit while the caller's thread is at it
 
 struct rdi_gpu_lane {
     struct rdi_gpu_edge *edge;
@@ -130,7 +137,8 @@ struct rdi_gpu_op {
     struct rdi_gpu_op *next; // in gpu->finished
     struct rdi_gpu *gpu;
     struct rdi_gpu_program program;
-    size_t seen; // moves that are over, as the engine has noticed
+    size_t seen;          // moves that are over, as the engine has noticed
+    _Atomic size_t limit; // moves that are on the stream, once no more come
     struct rdi_gpu_lane *lanes;
     struct rdi_gpu_talk *talks;
     unsigned nlanes, ntalks;
@@ -152,7 +160,8 @@ struct rdi_gpu_words {
 #define RDI_GPU_WORD_CLASSES 20
 
 struct rdi_gpu {
-    struct rondo_comm *comm;
+    struct rondo_comm *comm; // NULL: it is gone
+    int size;
     struct rdi_cuda_device *device;
     uint64_t piece;
     unsigned blocks;
@@ -168,23 +177,25 @@ struct rdi_gpu {
     bool *maps_us;                // of each rank: it has mapped our block
     bool *staged_out, *staged_in; // of each rank: option cuda_reach keeps us from its memory
     char *reasons;                // lines for rondo_comm_reaches()
-    rdi_cu_stream last, own;      // stream of the last operation; for calls without one
-    rdi_cu_event ordered;         // end of the last operation
-    bool has_last;
-    uint64_t submitted; // operations
+    rdi_cu_stream own;            // for calls without a stream
+    rdi_cu_event ordered;         // end of the last collective
+    bool used;                    // there was one
     rdi_cu_function step[4][RONDO_TYPE_COUNT], walk[4][RONDO_TYPE_COUNT];
     struct rdi_gpu_words *spare[RDI_GPU_WORD_CLASSES];
     rdi_cu_ptr counters; // device memory, one per rdi_gpu_words
     unsigned ncounters;
-    _Atomic(struct rdi_gpu_op *) finished;
+    _Atomic(struct rdi_gpu_op *) finished, abandoned;
 };
 
 // ---- submit.c ------------------------------------------------------------------------------------
 
-// A collective of device memory on a stream. `req` NULL: detached, nobody waits for it.
+// A collective of device memory on a stream. `req` NULL: detached, nobody waits for it. Otherwise `stream` is not
+// looked at: a stream of the communicator's own serves.
 rondo_status rdi_gpu_submit(struct rondo_comm *c, enum rdi_kind kind, const void *send, void *recv,
                             size_t count, rondo_type type, rondo_op op, int root,
                             rdi_cu_stream stream, struct rondo_request **req);
+// Fails the communicator with the last error, and says it again: other ranks wait for what cannot be done here.
+rondo_status rdi_gpu_give_up(struct rondo_comm *c, rondo_status s);
 // Frees what the engine is done with. Holding gpu->lock.
 void rdi_gpu_reclaim(struct rdi_gpu *g);
 void rdi_gpu_op_free(struct rdi_gpu_op *op);
@@ -201,9 +212,12 @@ rondo_status rdi_gpu_edge_get(struct rdi_gpu *g, int peer, bool out, enum rdi_gp
                               struct rdi_gpu_edge **out_edge);
 // The ring between neighbours, by attach.
 rondo_status rdi_gpu_ring_edge(struct rdi_gpu *g, int peer, bool out, enum rdi_gpu_reach reach);
-// At the end of a communicator, when its links are closed. `idle`: the device is through with all operations;
-// else what it may still touch is left alone.
-void rdi_gpu_free(struct rdi_gpu *g, bool idle);
+// At the end of a communicator: makes it forget the device. Then, without the engine, as freeing memory waits for
+// the device, on which other communicators' operations need the engine: the rest.
+struct rdi_gpu *rdi_gpu_detach(struct rondo_comm *c);
+// Fails the communicator when its device is in error, for then no operation on it ends any more.
+void rdi_gpu_check_device(struct rondo_comm *c);
+void rdi_gpu_free(struct rdi_gpu *g);
 
 // ---- words.c -------------------------------------------------------------------------------------
 
@@ -215,9 +229,13 @@ void rdi_gpu_words_put(struct rdi_gpu *g, struct rdi_gpu_words *w);
 
 // ---- enqueue.c -----------------------------------------------------------------------------------
 
-// Puts the operation's moves on the stream. An error when nothing, or not all, could be put there: *begun tells.
+// Puts the operation's moves on the stream, and says in op->limit how many it took. Blocks while the driver's queue
+// is full: the engine must know the operation by then.
 rondo_status rdi_gpu_enqueue(struct rdi_gpu *g, struct rdi_gpu_op *op, rondo_type type,
-                             rondo_op what, rdi_cu_stream stream, bool *begun);
+                             rondo_op what, rdi_cu_stream stream);
+// A kernel of the module. All are asked for by attach, as loading one may wait for the device.
+rondo_status rdi_gpu_kernel(struct rdi_gpu *g, bool walk, rondo_type type, rondo_op op,
+                            rdi_cu_function *out);
 // dst = src / divisor on a stream (divisor 1: a copy); for DDP.
 rondo_status rdi_gpu_scale(struct rdi_gpu *g, rdi_cu_ptr dst, rdi_cu_ptr src, size_t count,
                            rondo_type type, uint32_t divisor, rdi_cu_stream stream);

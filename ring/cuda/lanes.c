@@ -60,11 +60,14 @@ static rondo_status add_lane(struct rondo_request *r, struct rdi_gpu_lane *l, in
 static rondo_status add_talk(struct rondo_request *r, struct rdi_gpu_talk *t, int index) {
     uint32_t in = t->in ? t->in->count : 0, out = t->out ? t->out->count : 0;
     uint64_t total = (uint64_t)TOKEN_BYTES * (in + out); // the same in both directions
+    // Sends to a rank and receives from it are each in an order that the peer shares, but not among each other.
+    int says = r->kind == RDI_RECV ? RDI_CH_BACK : -1,
+        hears = r->kind == RDI_SEND ? RDI_CH_BACK : -1;
     t->words = (uint64_t *)(void *)(r->scratch + t->first * TOKEN_BYTES);
-    rondo_status s = rdi_flow_add(r, true, t->peer, TALK + index, total, 0);
+    rondo_status s = rdi_flow_add_on(r, true, t->peer, says, TALK + index, total, 0);
     if (s == RONDO_OK) {
         t->says = &r->flows[r->nflows - 1];
-        s = rdi_flow_add(r, false, t->peer, TALK + index, total, 0);
+        s = rdi_flow_add_on(r, false, t->peer, hears, TALK + index, total, 0);
     }
     if (s == RONDO_OK) {
         t->hears = &r->flows[r->nflows - 1];
@@ -165,6 +168,10 @@ static void produced(struct rdi_gpu_op *op, struct rdi_gpu_lane *l) {
     if (l->flow) {
         l->flow->ready = l->ends[l->device - 1];
     } else {
+        // The peer's device reads the piece itself.
+        atomic_fetch_add_explicit(&op->gpu->comm->bytes_sent,
+                                  l->ends[l->device - 1] - start_of(l, l->device - 1),
+                                  memory_order_relaxed);
         say(talk_with(op, l->edge->peer), TOKEN_PIECE);
     }
 }
@@ -221,28 +228,32 @@ static int take_staged(struct rdi_gpu_op *op, struct rdi_gpu_lane *l) {
     return moved;
 }
 
-// Messages stay in the device's slots: what is whole there may be read. Each is looked at when it is the next to
-// be consumed; the first one, with the signature, before anything is read.
+// Messages stay in the device's slots: what is whole there may be read. The first one's signature is compared before
+// anything is.
 static int take_direct(struct rdi_gpu_op *op, struct rdi_gpu_lane *l) {
     const char *data;
     uint64_t len;
     if (l->device == l->count || !rdi_flow_peek(l->flow, &data, &len)) {
         return 0;
     }
-    uint64_t at = l->edge->base + slot_of(l, l->device) * op->gpu->piece;
-    if ((uintptr_t)data != at || len != l->ends[l->device] - start_of(l, l->device)) {
-        char who[128];
-        rdi_comm_fail(op->gpu->comm, RONDO_ERR_INTERNAL,
-                      "%s sent a piece that is in another slot, or shorter, than the plan says; "
-                      "please report this",
-                      rdi_comm_who(op->gpu->comm, l->edge->peer, who, sizeof who));
-        return 0;
-    }
-    const struct rdi_link *link = l->flow->edge->link;
+    struct rdi_link *link = l->flow->edge->link;
     uint64_t whole = l->device + (link->arrived - link->released);
-    uint32_t wire = whole < l->count ? (uint32_t)whole : l->count, before = l->wire;
-    l->wire = wire;
-    return (int)(wire - before);
+    uint32_t before = l->wire;
+    for (; l->wire < l->count && l->wire < whole; l->wire++) {
+        struct rdi_msg m;
+        link->ops->peek(link, link->released + (l->wire - l->device), &m);
+        uint64_t at = l->edge->base + slot_of(l, l->wire) * op->gpu->piece;
+        if ((uintptr_t)m.data != at || m.len != l->ends[l->wire] - start_of(l, l->wire)) {
+            char who[128];
+            rdi_comm_fail(
+                op->gpu->comm, RONDO_ERR_INTERNAL,
+                "%s sent a piece that is in another slot, or shorter, than the plan says; "
+                "please report this",
+                rdi_comm_who(op->gpu->comm, l->edge->peer, who, sizeof who));
+            break;
+        }
+    }
+    return (int)(l->wire - before);
 }
 
 static void bad_token(struct rdi_gpu_op *op, int peer) {
@@ -327,10 +338,20 @@ const struct rdi_algo rdi_algo_device = {
 
 // ---- The end -------------------------------------------------------------------------------------
 
-bool rdi_gpu_over(const struct rondo_request *r) { return r->gpu->seen == r->gpu->program.n; }
+static bool enqueuing(const struct rdi_gpu_op *op) {
+    return atomic_load_explicit(&op->limit, memory_order_acquire) == RDI_GPU_ENQUEUING;
+}
+
+// The device may be through before the thread that enqueues the operation is back from the driver.
+bool rdi_gpu_over(const struct rondo_request *r) {
+    return r->gpu->seen == r->gpu->program.n && !enqueuing(r->gpu);
+}
 
 bool rdi_gpu_idle(const struct rondo_request *r) {
-    return atomic_load_explicit(r->gpu->done, memory_order_acquire) >= r->gpu->program.n;
+    // Less than all when the stream did not take all; none of it before the caller's thread is through.
+    size_t limit = atomic_load_explicit(&r->gpu->limit, memory_order_acquire);
+    return limit != RDI_GPU_ENQUEUING &&
+           atomic_load_explicit(r->gpu->done, memory_order_acquire) >= limit;
 }
 
 // Pieces of the lane that moves before `seen` have used.
@@ -342,7 +363,8 @@ static bool move_may_run(const struct rdi_gpu_op *op, const struct rdi_gpu_move 
 
 bool rdi_gpu_busy(const struct rondo_request *r) {
     const struct rdi_gpu_op *op = r->gpu;
-    return op->seen < op->program.n && move_may_run(op, &op->program.moves[op->seen]);
+    return enqueuing(op) ||
+           (op->seen < op->program.n && move_may_run(op, &op->program.moves[op->seen]));
 }
 
 void rdi_gpu_poison(struct rondo_request *r) {
@@ -353,8 +375,10 @@ void rdi_gpu_poison(struct rondo_request *r) {
 
 void rdi_gpu_release(struct rondo_request *r) {
     struct rdi_gpu_op *op = r->gpu, *top;
+    // An operation that the device never came through is not used again, and all that it may touch stays.
+    bool idle = rdi_gpu_idle(r);
     r->gpu = NULL;
-    _Atomic(struct rdi_gpu_op *) *finished = &op->gpu->finished;
+    _Atomic(struct rdi_gpu_op *) *finished = idle ? &op->gpu->finished : &op->gpu->abandoned;
     top = atomic_load_explicit(finished, memory_order_relaxed);
     do {
         op->next = top;

@@ -6,6 +6,7 @@
 //   stream B:  ...        (event) op 2 | work ...      are used in the order of calls, and the device knows why it waits
 #include "ring/cuda/gpu.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -247,55 +248,100 @@ static rondo_status check(struct rdi_gpu *g, const struct rondo_request *r, rdi_
 
 // ---- Submission ----------------------------------------------------------------------------------
 
-static void fail_half(struct rondo_comm *c, rondo_status s) {
+// The others wait for our part of an operation that could not be begun, or not wholly.
+rondo_status rdi_gpu_give_up(struct rondo_comm *c, rondo_status s) {
     char text[RDI_ERROR_TEXT];
-    strncpy(text, rondo_last_error(), sizeof text - 1);
-    text[sizeof text - 1] = '\0';
+    snprintf(text, sizeof text, "%s", rondo_last_error());
     rdi_driver_lock(c->engine->driver);
     rdi_comm_fail(c, s, "%s", text);
     rdi_driver_unlock(c->engine->driver);
     rdi_set_last_error(text);
+    return s;
 }
 
-static rondo_status in_order(struct rdi_gpu *g, rdi_cu_stream stream) {
-    rdi_cu_result r = RDI_CU_OK;
-    if (g->has_last && g->last != stream) {
-        r = g->device->cu->stream_wait_event(stream, g->ordered, 0);
+// send and recv use rings of their own, so they are ordered for each peer and direction only; for calls without a
+// stream each of these rings has one.
+struct order {
+    rdi_cu_event *event;
+    bool *used;
+    rdi_cu_stream stream;
+};
+
+static rondo_status order_of(struct rdi_gpu *g, const struct rondo_request *r, struct order *o) {
+    *o = (struct order){&g->ordered, &g->used, g->own};
+    if (r->kind != RDI_SEND && r->kind != RDI_RECV) {
+        return RONDO_OK;
     }
+    struct rdi_gpu_edge *e;
+    const struct rdi_cuda_api *cu = g->device->cu;
+    rondo_status s = rdi_gpu_edge_get(g, r->root, r->kind == RDI_SEND, RDI_GPU_P2P, &e);
+    if (s != RONDO_OK) {
+        return s;
+    }
+    rdi_cu_result made = RDI_CU_OK;
+    if (!e->ordered) {
+        made = cu->event_create(&e->ordered, RDI_CU_EVENT_DISABLE_TIMING);
+        made = made == RDI_CU_OK ? cu->stream_create(&e->stream, RDI_CU_STREAM_NON_BLOCKING, 0)
+                                 : made;
+    }
+    *o = (struct order){&e->ordered, &e->used, e->stream};
+    return made == RDI_CU_OK ? RONDO_OK : rdi_cuda_fail(made, "cannot make a stream for a pair");
+}
+
+// Handles are not compared: one may name another stream by now, or another one in each thread.
+static rondo_status after_the_last(struct rdi_gpu *g, const struct order *o, rdi_cu_stream stream) {
+    rdi_cu_result r = *o->used ? g->device->cu->stream_wait_event(stream, *o->event, 0) : RDI_CU_OK;
     return r == RDI_CU_OK ? RONDO_OK
                           : rdi_cuda_fail(r, "cannot order a stream after the operation before");
 }
 
-// Holding the lock, device entered.
-static rondo_status put(struct rdi_gpu *g, struct rondo_request *r, rdi_cu_stream stream) {
-    rondo_status s = check(g, r, stream);
-    struct rdi_gpu_op *op = NULL;
-    if (s == RONDO_OK) {
-        s = make_op(g, r, &op);
-    }
-    if (s != RONDO_OK) {
-        return s;
-    }
-    bool begun = false;
-    s = in_order(g, stream);
-    s = s == RONDO_OK ? rdi_gpu_enqueue(g, op, r->type, r->op, stream, &begun) : s;
-    if (s != RONDO_OK && !begun) {
-        rdi_gpu_op_free(op);
-        return s;
-    }
+// The engine has the operation before the stream does: where the driver's queue is full the call waits until the
+// first moves are through. `r` may be complete, and gone, as soon as the operation's last move is enqueued.
+static rondo_status begin(struct rdi_gpu *g, struct rondo_request *r, struct rdi_gpu_op *op,
+                          const struct order *o, rdi_cu_stream stream) {
+    const rondo_type type = r->type;
+    const rondo_op what = r->op;
+    struct rondo_comm *c = r->comm;
+    rondo_status s = after_the_last(g, o, stream);
     for (unsigned i = 0; i < op->nlanes; i++) {
         op->lanes[i].edge->given += op->lanes[i].count;
     }
     r->gpu = op;
-    g->submitted++;
-    g->last = stream;
-    g->has_last = true;
-    rdi_cu_result e = g->device->cu->event_record(g->ordered, stream);
+    atomic_store(&op->limit, RDI_GPU_ENQUEUING);
+    rdi_engine_push(c->engine, r);
+    rdi_driver_kick(c->engine->driver);
+    if (s == RONDO_OK) {
+        s = rdi_gpu_enqueue(g, op, type, what, stream);
+    } else {
+        atomic_store(&op->limit, 0);
+    }
+    *o->used = true;
+    rdi_cu_result e = g->device->cu->event_record(*o->event, stream);
     if (s == RONDO_OK && e != RDI_CU_OK) {
         s = rdi_cuda_fail(e, "cannot mark the end of an operation");
     }
-    rdi_engine_push(r->comm->engine, r); // it may be complete, and gone, from here on
-    return s;
+    return s == RONDO_OK ? s : rdi_gpu_give_up(c, s);
+}
+
+// Holding the lock, device entered. *begun: the engine has the request.
+static rondo_status put(struct rdi_gpu *g, struct rondo_request *r, rdi_cu_stream stream,
+                        bool *begun) {
+    struct order o;
+    struct rdi_gpu_op *op = NULL;
+    const bool own = !r->detached;
+    *begun = false;
+    // What is wrong with the call is the caller's alone; what goes wrong afterwards concerns all ranks.
+    rondo_status s = check(g, r, own ? g->own : stream);
+    if (s != RONDO_OK) {
+        return s;
+    }
+    s = order_of(g, r, &o);
+    s = s == RONDO_OK ? make_op(g, r, &op) : s;
+    if (s != RONDO_OK) {
+        return rdi_gpu_give_up(r->comm, s);
+    }
+    *begun = true;
+    return begin(g, r, op, &o, own ? o.stream : stream);
 }
 
 rondo_status rdi_gpu_submit(struct rondo_comm *c, enum rdi_kind kind, const void *send, void *recv,
@@ -307,26 +353,20 @@ rondo_status rdi_gpu_submit(struct rondo_comm *c, enum rdi_kind kind, const void
         return s;
     }
     struct rdi_gpu *g = c->gpu;
+    bool begun = false;
     r->detached = req == NULL;
     pthread_mutex_lock(&g->lock);
     rdi_gpu_reclaim(g);
     s = rdi_cuda_enter(g->device);
-    bool pushed = false;
     if (s == RONDO_OK) {
-        uint64_t before = g->submitted;
-        s = put(g, r, stream);
-        pushed = g->submitted != before;
+        s = put(g, r, stream, &begun);
         rdi_cuda_leave(g->device);
     }
     pthread_mutex_unlock(&g->lock);
-    if (!pushed) {
+    if (!begun) {
         rdi_request_drop(r);
         return s;
     }
-    if (s != RONDO_OK) {
-        fail_half(c, s); // the others wait for our part of it
-    }
-    rdi_driver_kick(c->engine->driver);
     if (req) {
         *req = r;
         return RONDO_OK; // the request tells

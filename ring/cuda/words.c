@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define SMALLEST 4096u
+#define READY 16u      // made by attach, of four sizes
 #define COUNTERS 8192u // operations in flight at most
 
 rondo_status rdi_gpu_words_open(struct rdi_gpu *g) {
@@ -16,9 +17,19 @@ rondo_status rdi_gpu_words_open(struct rdi_gpu *g) {
         r = cu->set_async(g->counters, 0, COUNTERS * sizeof(uint32_t), g->own);
         r = r == RDI_CU_OK ? cu->stream_sync(g->own) : r;
     }
-    return r == RDI_CU_OK
-               ? RONDO_OK
-               : rdi_cuda_fail(r, "cannot make counters on CUDA device %d", g->device->ordinal);
+    if (r != RDI_CU_OK) {
+        return rdi_cuda_fail(r, "cannot make counters on CUDA device %d", g->device->ordinal);
+    }
+    // To pin memory may wait for the device, too: what the first operations need is made now.
+    struct rdi_gpu_words *w[READY] = {NULL};
+    rondo_status s = RONDO_OK;
+    for (unsigned i = 0; i < READY && s == RONDO_OK; i++) {
+        s = rdi_gpu_words_get(g, (size_t)SMALLEST << i % 4, &w[i]);
+    }
+    for (unsigned i = 0; i < READY && w[i]; i++) {
+        rdi_gpu_words_put(g, w[i]);
+    }
+    return s;
 }
 
 rondo_status rdi_gpu_words_get(struct rdi_gpu *g, size_t bytes, struct rdi_gpu_words **out) {

@@ -4,6 +4,7 @@
 //   death      the last rank dies in the middle; the others' streams end, with RONDO_ERR_PEER
 //   abort      the last rank aborts instead of taking part
 //   late       the last rank never comes: the deadline ends it
+//   fault      the last rank's device breaks: MOCK_CUDA_FAIL=kernel:... for it alone
 //   mismatch   one rank calls another collective; another one host memory instead of device memory
 #include "cuda_test.h"
 
@@ -40,6 +41,17 @@ static int misbehave(struct job *j) {
         usleep(200000);
         raise(SIGKILL);
     }
+    if (strcmp(which, "fault") == 0) {
+        // As others do: nothing is asked of CUDA, the communicator is destroyed. That tells the others.
+        for (int k = 0; k < 6; k++) {
+            (void)reduce(j, k % 2);
+        }
+        (void)cu->stream_sync(j->s[0]);
+        double t0 = seconds();
+        OK(rondo_comm_destroy(j->c));
+        CHECK(seconds() - t0 < 15);
+        _exit(0);
+    }
     if (strcmp(which, "abort") == 0) {
         usleep(100000);
         OK(rondo_comm_abort(j->c, "enough"));
@@ -64,6 +76,10 @@ static int released(struct job *j) {
     CHECK(seconds() - t0 < 20);
     rondo_status s = rondo_comm_error(j->c);
     const char *text = rondo_last_error();
+    if (strcmp(which, "fault") == 0) {
+        CHECK(s != RONDO_OK && strstr(text, "CUDA"));
+        return 0;
+    }
     if (strcmp(which, "death") == 0) {
         CHECK(s == RONDO_ERR_PEER);
     } else if (strcmp(which, "abort") == 0) {
@@ -82,6 +98,9 @@ static int body(rondo_comm *c, void *arg) {
     struct rdi_cuda_device *d;
     struct job j = {.c = c, .n = rondo_comm_size(c), .me = rondo_comm_rank(c)};
     (void)arg;
+    if (strcmp(which, "fault") == 0 && j.me == j.n - 1) {
+        setenv("MOCK_CUDA_FAIL", "kernel:70:700", 1);
+    }
     int rc = ct_begin(rondo_comm_local_rank(c), 8 * COUNT, &ordinal, &d);
     if (rc) {
         return rc;
@@ -111,7 +130,7 @@ static int body(rondo_comm *c, void *arg) {
 // Like rt_run(), but the last rank may be killed.
 int main(int argc, char **argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: %s death|abort|late|mismatch RANKS OPTIONS\n", argv[0]);
+        fprintf(stderr, "usage: %s death|abort|late|fault|mismatch RANKS OPTIONS\n", argv[0]);
         return 2;
     }
     if (ct_skips()) {
@@ -119,7 +138,7 @@ int main(int argc, char **argv) {
     }
     which = argv[1];
     int ranks = atoi(argv[2]), rc = 0;
-    if (strcmp(which, "death") != 0) {
+    if (strcmp(which, "death") != 0 && strcmp(which, "fault") != 0) {
         return rt_run(ranks, argv[3], body, NULL);
     }
     // The launcher would end the survivors when one dies, so they are started without it.
@@ -150,8 +169,8 @@ int main(int argc, char **argv) {
     for (int r = 0; r < ranks; r++) {
         int status = 0;
         waitpid(pid[r], &status, 0);
-        bool fine = r == ranks - 1 ? WIFSIGNALED(status)
-                                   : WIFEXITED(status) && !WEXITSTATUS(status);
+        bool killed = strcmp(which, "death") == 0 && r == ranks - 1;
+        bool fine = killed ? WIFSIGNALED(status) : WIFEXITED(status) && !WEXITSTATUS(status);
         if (!fine) {
             fprintf(stderr, "rank %d ended with status %#x\n", r, (unsigned)status);
             rc = 1;

@@ -20,7 +20,7 @@ struct job {
     rdi_cu_stream a, b;
     struct ct_buf x, y;
     struct rdi_cuda_pinned one; // COUNT ones
-    rdi_cu_ptr small;           // 64 bytes
+    rdi_cu_ptr small, big[2];   // 64 bytes; 6 MiB
     float *host;
     bool threads, driven;
     _Atomic int stop;
@@ -174,6 +174,64 @@ static int far_ahead(struct job *j) {
     return 0;
 }
 
+// To the right and from the left at once, more than there are slots: on two streams, and by requests.
+static int both_ways(struct job *j) {
+    // Two streams of one hardware queue are one: each rank's send would hold back its receive.
+    if (j->n == 1 || getenv("MOCK_CUDA_QUEUES")) {
+        return 0;
+    }
+    const size_t big = (6u << 20) / 4; // of rdi_gpu_edge rings, 6 rings' worth
+    int right = (j->me + 1) % j->n, left = (j->me + j->n - 1) % j->n;
+    float *host = malloc(big * 4);
+    for (int turn = 0; turn < 3; turn++) {
+        size_t count = turn == 0 ? 64 : big;
+        for (size_t i = 0; i < count; i++) {
+            host[i] = (float)(j->me * 100 + turn) + (float)(i % 64) / 64;
+        }
+        CU(cu->copy_to_device(j->big[0], host, count * 4));
+        CU(cu->set_async(j->big[1], 0, count * 4, NULL));
+        CU(cu->stream_sync(NULL));
+        void *from = (void *)(uintptr_t)j->big[0], *to = (void *)(uintptr_t)j->big[1];
+        if (turn < 2) {
+            OK(rondo_send_stream(from, count, RONDO_F32, right, j->c, j->a));
+            OK(rondo_recv_stream(to, count, RONDO_F32, left, j->c, j->b));
+            CU(cu->stream_sync(j->a));
+            CU(cu->stream_sync(j->b));
+        } else {
+            rondo_request *r[2];
+            OK(rondo_recv_start(to, count, RONDO_F32, left, j->c, &r[0]));
+            OK(rondo_send_start(from, count, RONDO_F32, right, j->c, &r[1]));
+            OK(rondo_wait_all(r, 2));
+        }
+        CU(cu->copy_to_host(host, j->big[1], count * 4));
+        for (size_t i = 0; i < count; i++) {
+            CHECK(host[i] == (float)(left * 100 + turn) + (float)(i % 64) / 64);
+        }
+        OK(rondo_barrier(j->c));
+    }
+    free(host);
+    return 0;
+}
+
+// A communicator ends while another one has work on a stream, which needs the engine that both share.
+static int end_beside(struct job *j) {
+    rondo_comm *other;
+    if (j->threads) {
+        return 0; // see cuda_test.h
+    }
+    OK(rondo_comm_split(j->c, 0, j->me, &other));
+    OK(rondo_comm_attach(other, j->d->ordinal));
+    RUN(put(j, &j->x, 1));
+    OK(rondo_barrier(j->c));
+    if (j->me == 0) {
+        usleep(100000); // the others' operation waits for ours by now
+    }
+    OK(sum(j, &j->x, &j->y, j->a));
+    OK(rondo_comm_destroy(other));
+    CU(cu->stream_sync(j->a));
+    return all_are(j, &j->y, (float)j->n);
+}
+
 // Device memory in the calls without a stream; the legacy stream; host and device operations in turns.
 static int without_stream(struct job *j) {
     RUN(put(j, &j->x, 2));
@@ -288,6 +346,8 @@ static int body(rondo_comm *c, void *arg) {
     OK(rondo_comm_attach(c, ordinal)); // again is nothing
     j.host = malloc(COUNT * 4);
     CU(cu->mem_alloc(&j.small, 64));
+    CU(cu->mem_alloc(&j.big[0], 6u << 20));
+    CU(cu->mem_alloc(&j.big[1], 6u << 20));
     OK(rdi_cuda_pinned_alloc(j.d, COUNT * 4, &j.one));
     RUN(ct_new(&j.x, COUNT * 4));
     RUN(ct_new(&j.y, COUNT * 4));
@@ -299,6 +359,8 @@ static int body(rondo_comm *c, void *arg) {
         RUN(many(&j));
         RUN(far_ahead(&j));
     }
+    RUN(both_ways(&j));
+    RUN(end_beside(&j));
     RUN(without_stream(&j));
     RUN(refusals(&j));
     RUN(split(&j));
@@ -313,6 +375,8 @@ static int body(rondo_comm *c, void *arg) {
     free(j.host);
     rdi_cuda_pinned_free(j.d, &j.one);
     CU(cu->mem_free(j.small));
+    CU(cu->mem_free(j.big[0]));
+    CU(cu->mem_free(j.big[1]));
     return ct_end(c, j.d);
 }
 

@@ -355,6 +355,13 @@ uint8_t *fv_mr_local(struct fv_nic *nic, struct ibv_pd *pd, const struct ibv_sge
 uint8_t *fv_mr_remote(struct fv_nic *nic, struct ibv_pd *pd, uint32_t rkey, uint64_t addr,
                       uint64_t bytes, int access, struct fv_mr **mr);
 
+// ---- peer.c --------------------------------------------------------------------------------------
+
+// A mapping of ours of memory that devices find by its address; NULL: it is not such.
+uint8_t *fv_peer_map(const void *addr, size_t length);
+// Whether a processor may read it.
+bool fv_readable(const void *addr, size_t length);
+
 // ---- cq.c, event.c -------------------------------------------------------------------------------
 
 void fv_cq_push(struct fv_cq *cq, const struct fv_cqe *e);

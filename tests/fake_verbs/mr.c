@@ -145,22 +145,50 @@ static struct ibv_mr *reg(struct ibv_pd *pd, void *base, size_t length, uint64_t
     return NULL;
 }
 
+// Ours goes with the registration.
+static struct ibv_mr *reg_mapped(struct ibv_pd *pd, uint8_t *map, size_t length, uint64_t iova,
+                                 int access) {
+    struct ibv_mr *mr = reg(pd, map, length, iova, access, true);
+    if (!mr) {
+        int error = errno;
+        munmap(map - (uintptr_t)map % 4096, length + (uintptr_t)map % 4096);
+        errno = error;
+    }
+    return mr;
+}
+
+static struct ibv_mr *reg_address(struct ibv_pd *pd, void *addr, size_t length, uint64_t iova,
+                                  int access) {
+    uint8_t *peer = fv_peer_map(addr, length);
+    if (peer)
+        return reg_mapped(pd, peer, length, iova, access);
+    if (is_mapped(addr, length) && !fv_readable(addr, length)) {
+        fv_rule("NOT_READABLE",
+                "%p+%zu is registered by its address, but is another device's memory, of which "
+                "nothing tells here",
+                addr, length);
+        errno = EFAULT;
+        return NULL;
+    }
+    return reg(pd, addr, length, iova, access, false);
+}
+
 FV_EXPORT struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access) {
     if (access & (int)IBV_ACCESS_OPTIONAL_RANGE) {
         fv_rule("OPTIONAL_ACCESS", "optional access flags need ibv_reg_mr_iova2()");
         access &= ~(int)IBV_ACCESS_OPTIONAL_RANGE;
     }
-    return reg(pd, addr, length, (uintptr_t)addr, access, false);
+    return reg_address(pd, addr, length, (uintptr_t)addr, access);
 }
 
 FV_EXPORT struct ibv_mr *ibv_reg_mr_iova(struct ibv_pd *pd, void *addr, size_t length,
                                          uint64_t iova, int access) {
-    return reg(pd, addr, length, iova, access, false);
+    return reg_address(pd, addr, length, iova, access);
 }
 
 FV_EXPORT struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t length,
                                           uint64_t iova, unsigned access) {
-    return reg(pd, addr, length, iova, (int)access, false);
+    return reg_address(pd, addr, length, iova, (int)access);
 }
 
 FV_EXPORT struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length,
@@ -176,18 +204,16 @@ FV_EXPORT struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, s
     errno = EINVAL;
     if ((access & ~known) || offset % 4096 != iova % 4096 || length == 0)
         return NULL;
+    // A file that stands for a part of a larger memory says by its position where that part begins.
+    off_t begins = lseek(fd, 0, SEEK_CUR);
+    if (begins > 0 && begins % 4096 == 0)
+        offset += (uint64_t)begins;
     size_t in_page = offset % 4096;
     uint8_t *map = mmap(NULL, length + in_page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                         (off_t)(offset - in_page));
     if (map == MAP_FAILED)
         return NULL;
-    struct ibv_mr *mr = reg(pd, map + in_page, length, iova, access, true);
-    if (!mr) {
-        int error = errno;
-        munmap(map, length + in_page);
-        errno = error;
-    }
-    return mr;
+    return reg_mapped(pd, map + in_page, length, iova, access);
 }
 
 static void check_unused(struct fv_nic *nic, const struct fv_mr *m) {

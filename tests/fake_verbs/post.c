@@ -92,6 +92,12 @@ static int take_source(struct fv_qp *q, struct fv_wqe *w) {
         w->data = malloc(w->length + 1);
         if (!w->data)
             return ENOMEM;
+        for (int i = 0; i < w->nsge; i++)
+            if (!fv_readable((const void *)(uintptr_t)w->sge[i].addr, w->sge[i].length)) {
+                fv_rule("INLINE_MEMORY", "0x%llx+%u is inline, but no processor can read it",
+                        (unsigned long long)w->sge[i].addr, w->sge[i].length);
+                return EFAULT;
+            }
         for (int i = 0; i < w->nsge; i++) {
             memcpy(w->data + at, (const void *)(uintptr_t)w->sge[i].addr, w->sge[i].length);
             at += w->sge[i].length;

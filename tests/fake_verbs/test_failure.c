@@ -489,6 +489,33 @@ static void early_message(void **state) {
     assert_int_equal(node_rts(qb, &o, to_b.psn), 0);
 }
 
+// As with nvidia-peermem: the NIC finds by its address what the process cannot read.
+static void peer_memory(void **state) {
+    (void)state;
+    int fd = memfd_create("other", 0);
+    assert_int_equal(ftruncate(fd, 16384), 0);
+    struct node_options o = node_options();
+    connect_both(&o);
+    uint8_t *own = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    uint8_t *at = mmap(NULL, 8192, PROT_NONE, MAP_SHARED, fd, 8192);
+    assert_int_equal(fake_verbs_peer_memory(at, 8192, fd, 8192), 0);
+    struct ibv_mr *mr = ibv_reg_mr(a.pd, at + 100, 5000, IBV_ACCESS_LOCAL_WRITE);
+    assert_non_null(mr);
+    memset(own + 8192 + 100, 0x5a, 5000);
+    struct ibv_sge sge = {(uintptr_t)at + 100, 5000, mr->lkey};
+    struct ibv_send_wr wr = node_wr(IBV_WR_RDMA_WRITE, 1, &sge, IBV_SEND_SIGNALED);
+    node_target(&wr, &b, 0);
+    node_post(qa, &wr);
+    expect(&a, IBV_WC_SUCCESS, 1);
+    assert_int_equal(b.memory[0], 0x5a);
+    assert_int_equal(b.memory[4999], 0x5a);
+    assert_int_equal(ibv_dereg_mr(mr), 0);
+    assert_int_equal(fake_verbs_peer_memory(NULL, 0, -1, 0), 0);
+    munmap(at, 8192);
+    munmap(own, 16384);
+    close(fd);
+}
+
 static void dmabuf(void **state) {
     (void)state;
     assert_null(ibv_reg_dmabuf_mr(b.pd, 0, 4096, 0, -1, 0));
@@ -515,6 +542,18 @@ static void dmabuf(void **state) {
     assert_int_equal(map[4096 + 8 + 50], 0x77);
     assert_int_equal(map[4096 + 8 + 49], 0);
     assert_int_equal(ibv_dereg_mr(mr), 0);
+    assert_int_equal(lseek(fd, 8192, SEEK_SET), 8192); // a part of it, that begins there
+    mr = ibv_reg_dmabuf_mr(b.pd, 8, 4096, 0x100008, fd, NODE_ALL);
+    assert_non_null(mr);
+    wr.opcode = IBV_WR_RDMA_WRITE;
+    wr.wr.rdma.rkey = mr->rkey;
+    node_post(qa, &wr);
+    expect(&a, IBV_WC_SUCCESS, 1);
+    wr.opcode = IBV_WR_RDMA_READ;
+    node_post(qa, &wr);
+    expect(&a, IBV_WC_SUCCESS, 1);
+    assert_int_equal(map[8192 + 8 + 50], 0x77);
+    assert_int_equal(ibv_dereg_mr(mr), 0);
     munmap(map, 16384);
     close(fd);
 }
@@ -528,7 +567,7 @@ int main(void) {
         FAILURE(access_errors),  FAILURE(too_long),        FAILURE(flush_all),
         FAILURE(queue_full),     FAILURE(last_byte_first), FAILURE(port_down),
         FAILURE(device_gone),    FAILURE(limits),          FAILURE(memlock),
-        FAILURE(early_message),  FAILURE(dmabuf),
+        FAILURE(early_message),  FAILURE(dmabuf),          FAILURE(peer_memory),
     };
     return cmocka_run_group_tests_name("fake_verbs_failure", tests, NULL, NULL);
 }

@@ -21,6 +21,7 @@
 
 int fake_verbs_control(const char *device, const char *faults);
 long fake_verbs_count(const char *what);
+int fake_verbs_peer_memory(const void *addr, size_t length, int fd, uint64_t offset);
 
 struct node {
     struct ibv_context *context;

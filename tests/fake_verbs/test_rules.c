@@ -251,6 +251,24 @@ static void environment(void) {
 }
 static void faults(void) { fake_verbs_control(NULL, "delya=3"); }
 
+// Memory as a GPU's is: a file, of which this process sees nothing.
+static uint8_t *other_memory(int *fd) {
+    *fd = memfd_create("other", MFD_CLOEXEC);
+    if (*fd < 0 || ftruncate(*fd, 8192) != 0)
+        _exit(1);
+    return mmap(NULL, 8192, PROT_NONE, MAP_SHARED, *fd, 0);
+}
+static void not_readable(void) {
+    int fd;
+    ibv_reg_mr(a.pd, other_memory(&fd), 8192, NODE_ALL);
+}
+static void inline_memory(void) {
+    int fd;
+    uint8_t *at = other_memory(&fd);
+    struct ibv_mr *mr = ibv_reg_dmabuf_mr(a.pd, 0, 8192, (uintptr_t)at, fd, NODE_ALL);
+    post_sge((struct ibv_sge){(uintptr_t)at, 8, mr->lkey}, IBV_WR_RDMA_WRITE, IBV_SEND_INLINE);
+}
+
 static const struct misuse {
     const char *rule, *name;
     void (*run)(void);
@@ -288,6 +306,8 @@ static const struct misuse {
     MISUSE("SOURCE_CHANGED", source_changed),
     MISUSE("REMOTE_NEEDS_LOCAL_WRITE", remote_without_local),
     MISUSE("UNMAPPED", unmapped),
+    MISUSE("NOT_READABLE", not_readable),
+    MISUSE("INLINE_MEMORY", inline_memory),
     MISUSE("DEAD_OBJECT", dead_cq),
     MISUSE("DEAD_OBJECT", dead_qp),
     MISUSE("DEAD_OBJECT", dead_mr),

@@ -38,6 +38,7 @@ static void test_defaults(void **state) {
     assert_int_equal(o.files, 0);
     assert_int_equal(o.steps, 0);
     assert_true(o.minutes == 1.0);
+    assert_int_equal(o.device, GPT_DEVICE_CPU);
     assert_null(o.checkpoint);
     assert_false(o.quiet);
     gpt_options_free(&o);
@@ -97,6 +98,9 @@ static void test_errors(void **state) {
         {{"--heads", "5"}, "--heads 5 does not divide --dim 96"},
         {{"--save-every", "5"}, "--save-every needs --checkpoint"},
         {{"--minutes", "0"}, "would never end"},
+        {{"--device", "gpu"}, "--device gpu: allowed is cpu or cuda"},
+        {{"--device="}, "cpu or cuda"},
+        {{"--device"}, "--device: its value is missing"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         struct gpt_options o;
@@ -106,6 +110,21 @@ static void test_errors(void **state) {
                      wrong[i].words[1] ? wrong[i].words[1] : "", e.text);
         }
     }
+}
+
+// Ranks that compute on different devices have different options.
+static void test_device(void **state) {
+    (void)state;
+    struct gpt_options cpu, cuda;
+    struct gpt_error e;
+    assert_int_equal(PARSE(&cpu, &e, "--device", "cpu", "--steps=3"), GPT_OPTIONS_RUN);
+    assert_int_equal(PARSE(&cuda, &e, "--device=cuda", "--steps=3"), GPT_OPTIONS_RUN);
+    assert_int_equal(cuda.device, GPT_DEVICE_CUDA);
+    assert_true(gpt_options_hash(&cpu) != gpt_options_hash(&cuda));
+    cuda.device = GPT_DEVICE_CPU;
+    assert_true(gpt_options_hash(&cpu) == gpt_options_hash(&cuda));
+    gpt_options_free(&cpu);
+    gpt_options_free(&cuda);
 }
 
 // Each option that --help names is understood, and none is wider than a terminal.
@@ -140,9 +159,8 @@ static void test_help(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_errors),   cmocka_unit_test(test_device),
         cmocka_unit_test(test_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

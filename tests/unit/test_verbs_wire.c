@@ -56,6 +56,11 @@ static struct rdi_verbs_msg sample(enum rdi_verbs_type type) {
         sample_address(&m.address);
     } else if (type == RDI_VERBS_GRANT) {
         m.base = 0x7fffdeadbeef0000;
+        m.apart = true;
+        m.payload = 0x7f0000000000;
+        for (unsigned i = 0; i < m.npairs; i++) {
+            m.pairs[i].payload_rkey = 0xe0000000u + i;
+        }
         m.arrived = UINT64_C(1) << 40;
         m.released = m.arrived - 64;
     } else if (type == RDI_VERBS_BYE) {
@@ -89,6 +94,8 @@ static void test_round_trip(void **state) {
         assert_string_equal(back.host, m.host);
         assert_int_equal(back.status, m.status);
         assert_memory_equal(back.qps, m.qps, sizeof m.qps);
+        assert_memory_equal(back.pairs, m.pairs, sizeof m.pairs);
+        assert_true(back.base == m.base && back.apart == m.apart && back.payload == m.payload);
         for (size_t cut = 0; cut < len; cut++) {
             assert_false(rdi_verbs_msg_read(&back, type, bytes, cut));
         }
@@ -144,6 +151,9 @@ static void test_bad_fields(void **state) {
     BAD(RDI_VERBS_OFFER, m.pairs[3].mtu = 6);
     BAD(RDI_VERBS_GRANT, m.released = m.arrived + 1);
     BAD(RDI_VERBS_GRANT, m.released = m.arrived - 65);
+    BAD(RDI_VERBS_GRANT, m.mode = RDI_VERBS_SEND); // in which nothing lies apart
+    BAD(RDI_VERBS_GRANT, m.base = UINT64_MAX - 64 * (128 + (4 << 20)) + 1);
+    BAD(RDI_VERBS_GRANT, m.payload = UINT64_MAX - (UINT64_C(256) << 20) + 1);
     BAD(RDI_VERBS_BYE, m.released = m.arrived + 1);
     BAD(RDI_VERBS_FAIL, m.status = RONDO_OK);
 #undef BAD

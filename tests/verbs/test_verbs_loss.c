@@ -192,6 +192,7 @@ static void test_peer_comes_back(void **state) {
     while ((l->inner->epoch == 0 || l->inner->state != RDI_LINK_CONNECTING) && pair_now() < end) {
         turn_of(&p.side[0]); // the inner link is made anew, as it might wait for long otherwise
     }
+    assert_int_equal(l->inner->state, RDI_LINK_CONNECTING);
     fake_control(NULL, "");
     pair_drive_until(&p, p.link->state == RDI_LINK_UP);
     assert_int_equal(p.side[1].accepts, 1);

@@ -95,8 +95,8 @@ plant("wrong-lkey", "the key of another device is used for the payload", "test_v
        "                                    s->lkey[0] != 0 ? s->lkey[0] : s->lkey[q->rail]};"))
 plant("inline-limit", "inline data is limited by what was asked for, not by what was granted",
       "test_verbs_link test_verbs_rules",
-      ("tx.c", "t->len <= q->inline_max ? IBV_SEND_INLINE",
-       "t->len <= RDI_VERBS_HEADER + 256 ? IBV_SEND_INLINE"))
+      ("tx.c", "t->len <= q->inline_max && !touches",
+       "t->len <= RDI_VERBS_HEADER + 256 && !touches"))
 plant("no-remote-write", "the receiver's queue pair does not permit writing", "test_verbs_link",
       ("qp.c", "(written ? IBV_ACCESS_REMOTE_WRITE : 0u)", "(written ? 0u : 0u)"))
 plant("write-in-send-mode", "mode send: peers may write into the slots", "test_verbs_forged",
@@ -168,6 +168,27 @@ plant("flush-is-cause", "the flush of a queue pair is taken for the cause at onc
 plant("bye-at-once", "the receiver's link is closed before the last messages came",
       "test_verbs_link conform:peer.bye",
       ("link.c", "} else if (l->base.arrived >= l->bye_at) {", "} else {"))
+
+# ---- Device memory -------------------------------------------------------------------------------
+
+DEVICE = "test_verbs_device_link test_verbs_device_memory"
+plant("device-inline", "small payloads in device memory are inline: the processor reads them", DEVICE,
+      ("tx.c", "t->len <= q->inline_max && !touches", "t->len <= q->inline_max && (!touches || touches)"))
+plant("device-small-copied", "small payloads in device memory are copied behind the header", DEVICE,
+      ("tx.c", "if (put->flags & RDI_PUT_DEVICE && put->len > 0) {",
+       "if (put->flags & RDI_PUT_DEVICE && put->len > RDI_VERBS_SMALL) {"))
+plant("device-one-slot", "all payloads go to the first slot of the device memory", DEVICE,
+      ("tx.c", "l->remote_payload + slot * l->base.max_msg", "l->remote_payload + 0 * slot"))
+plant("device-one-receive", "two stripes of a message on one queue pair find one receive", DEVICE,
+      ("rx.c", "i < l->base.slots * (l->apart ? 2 : 1)", "i < l->base.slots"))
+plant("device-header-alone", "a header that promises a payload is a message by itself", DEVICE,
+      ("rx.c", "(l->apart && (h.len > 0) != (in->stripes > 1))", "(l->apart && in->stripes == 0)"))
+plant("device-slots-left", "the slots in device memory stay registered when their link is closed", DEVICE,
+      ("link.c", "        deregister(n, &l->payload_mr[i]);\n", ""))
+plant("device-source-left", "device memory stays registered when it was taken back", DEVICE,
+      ("net.c", "        rdi_verbs_mr_sweep(&n->rails[i]);\n", "        (void)n;\n"))
+plant("device-any-address", "device memory is registered by its address though nothing makes that known", DEVICE,
+      ("direct.c", "    if (!rdi_verbs_peermem()) {", "    if (!rdi_verbs_peermem() && err == 0) {"))
 
 # ---- Events and sleep ----------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ rondo_status rdi_cuda_pinned_alloc(const struct rdi_cuda_device *d, size_t bytes
                                    struct rdi_cuda_pinned *out);
 void rdi_cuda_pinned_free(const struct rdi_cuda_device *d, struct rdi_cuda_pinned *p);
 
-// Device memory that other processes of this host can map: by CUDA IPC, or, where the device has no such
+// Whole units of 2 MiB of device memory that other processes of this host can map: by CUDA IPC, or, where the device has no such
 // handles, by an allocation of virtual memory management whose descriptor a peer fetches.
 struct rdi_cuda_block {
     rdi_cu_ptr ptr;
@@ -91,8 +91,9 @@ struct rdi_cuda_block {
 };
 // How a peer gets at a block; plain bytes, unchecked when they come from a peer.
 #define RDI_CUDA_TICKET 96
+enum { RDI_CUDA_TICKET_NONE, RDI_CUDA_TICKET_IPC, RDI_CUDA_TICKET_FD };
 struct rdi_cuda_ticket {
-    uint32_t kind; // 0 none, 1 IPC handle, 2 descriptor of a process
+    uint32_t kind;
     uint32_t pid;
     int32_t fd;
     uint32_t pad;
@@ -103,6 +104,7 @@ struct rdi_cuda_ticket {
 _Static_assert(sizeof(struct rdi_cuda_ticket) == RDI_CUDA_TICKET, "travels");
 rondo_status rdi_cuda_block_alloc(const struct rdi_cuda_device *d, size_t bytes,
                                   struct rdi_cuda_block *out);
+// Keeps it for the next alloc of its size. Nothing of this process may touch it any more; peers may.
 void rdi_cuda_block_free(const struct rdi_cuda_device *d, struct rdi_cuda_block *b);
 void rdi_cuda_block_ticket(const struct rdi_cuda_device *d, const struct rdi_cuda_block *b,
                            struct rdi_cuda_ticket *out);

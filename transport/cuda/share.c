@@ -6,15 +6,40 @@
 //     VMM   cuMemCreate, a descriptor                                            pidfd_getfd, cuMemMap
 //
 // IPC comes first: every driver has it and no descriptor has to travel. VMM serves where a device refuses IPC.
+//
+// Blocks are kept when they are freed, for later communicators: freeing device memory waits for all of the device, and
+// memory that a peer still maps, or reads after a failure, must not go away under it. An importer opens each block
+// once, whoever asks for it.
 #include "transport/cuda/cuda.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { TICKET_NONE, TICKET_IPC, TICKET_FD };
+enum { TICKET_NONE = RDI_CUDA_TICKET_NONE, TICKET_IPC, TICKET_FD = RDI_CUDA_TICKET_FD };
+
+// Whole units of what devices allocate: peers map nothing else of ours with them.
+#define UNIT ((size_t)2 << 20)
+
+struct spare {
+    struct spare *next;
+    int ordinal;
+    struct rdi_cuda_block block;
+};
+struct opened {
+    struct opened *next;
+    int ordinal;
+    unsigned users;
+    struct rdi_cuda_ticket ticket;
+    struct rdi_cuda_map map;
+};
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // of both lists
+static struct spare *spares;
+static struct opened *opens;
 
 // ---- Pinned host memory --------------------------------------------------------------------------
 
@@ -105,8 +130,30 @@ static rdi_cu_result alloc_vmm(const struct rdi_cuda_device *d, size_t bytes,
     return r;
 }
 
+static bool take_spare(const struct rdi_cuda_device *d, size_t bytes, struct rdi_cuda_block *out) {
+    pthread_mutex_lock(&lock);
+    struct spare **at = &spares;
+    while (*at && ((*at)->ordinal != d->ordinal || (*at)->block.bytes != bytes)) {
+        at = &(*at)->next;
+    }
+    struct spare *s = *at;
+    if (s) {
+        *at = s->next;
+    }
+    pthread_mutex_unlock(&lock);
+    if (s) {
+        *out = s->block;
+        free(s);
+    }
+    return s != NULL;
+}
+
 rondo_status rdi_cuda_block_alloc(const struct rdi_cuda_device *d, size_t bytes,
                                   struct rdi_cuda_block *out) {
+    bytes = (bytes + UNIT - 1) / UNIT * UNIT;
+    if (take_spare(d, bytes, out)) {
+        return RONDO_OK;
+    }
     *out = (struct rdi_cuda_block){.bytes = bytes, .fd = -1};
     rdi_cu_result r = d->cu->mem_alloc(&out->ptr, bytes);
     if (r != RDI_CU_OK) {
@@ -129,13 +176,13 @@ rondo_status rdi_cuda_block_alloc(const struct rdi_cuda_device *d, size_t bytes,
 }
 
 void rdi_cuda_block_free(const struct rdi_cuda_device *d, struct rdi_cuda_block *b) {
-    if (b->vmm) {
-        unmap_vmm(d, b->mem, b->ptr, b->bytes);
-    } else if (b->ptr) {
-        (void)d->cu->mem_free(b->ptr);
-    }
-    if (b->fd >= 0) {
-        close(b->fd);
+    struct spare *s = b->ptr ? malloc(sizeof *s) : NULL;
+    if (s) { // else it stays allocated and is not used again
+        *s = (struct spare){.ordinal = d->ordinal, .block = *b};
+        pthread_mutex_lock(&lock);
+        s->next = spares;
+        spares = s;
+        pthread_mutex_unlock(&lock);
     }
     *b = (struct rdi_cuda_block){.fd = -1};
 }
@@ -203,8 +250,8 @@ static rondo_status open_fd(const struct rdi_cuda_device *d, const struct rdi_cu
     return rdi_cuda_fail(r, "cannot map the device memory of process %u", t->pid);
 }
 
-rondo_status rdi_cuda_map_open(const struct rdi_cuda_device *d, const struct rdi_cuda_ticket *t,
-                               struct rdi_cuda_map *out) {
+static rondo_status open_ticket(const struct rdi_cuda_device *d, const struct rdi_cuda_ticket *t,
+                                struct rdi_cuda_map *out) {
     *out = (struct rdi_cuda_map){.bytes = t->bytes};
     if (t->kind == TICKET_FD) {
         return open_fd(d, t, out);
@@ -224,12 +271,52 @@ rondo_status rdi_cuda_map_open(const struct rdi_cuda_device *d, const struct rdi
                          d->ordinal, d->name, t->pid);
 }
 
-void rdi_cuda_map_close(const struct rdi_cuda_device *d, struct rdi_cuda_map *m) {
-    if (m->vmm) {
-        unmap_vmm(d, m->mem, m->ptr, m->bytes);
-    } else if (m->ptr) {
-        (void)d->cu->ipc_close(m->ptr);
+rondo_status rdi_cuda_map_open(const struct rdi_cuda_device *d, const struct rdi_cuda_ticket *t,
+                               struct rdi_cuda_map *out) {
+    rondo_status s = RONDO_OK;
+    pthread_mutex_lock(&lock);
+    struct opened *o = opens;
+    while (o && (o->ordinal != d->ordinal || memcmp(&o->ticket, t, sizeof *t) != 0)) {
+        o = o->next;
     }
+    if (!o) {
+        o = calloc(1, sizeof *o);
+        s = o ? open_ticket(d, t, &o->map) : rdi_fail(RONDO_ERR_NOMEM, "out of memory for a map");
+        if (s != RONDO_OK) {
+            free(o);
+            pthread_mutex_unlock(&lock);
+            return s;
+        }
+        o->ordinal = d->ordinal;
+        o->ticket = *t;
+        o->next = opens;
+        opens = o;
+    }
+    o->users++;
+    *out = o->map;
+    pthread_mutex_unlock(&lock);
+    return s;
+}
+
+void rdi_cuda_map_close(const struct rdi_cuda_device *d, struct rdi_cuda_map *m) {
+    pthread_mutex_lock(&lock);
+    struct opened **at = &opens;
+    while (*at && (!m->ptr || (*at)->ordinal != d->ordinal || (*at)->map.ptr != m->ptr)) {
+        at = &(*at)->next;
+    }
+    struct opened *o = *at;
+    if (o && --o->users == 0) {
+        *at = o->next;
+    } else {
+        o = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+    if (o && o->map.vmm) {
+        unmap_vmm(d, o->map.mem, o->map.ptr, o->map.bytes);
+    } else if (o) {
+        (void)d->cu->ipc_close(o->map.ptr);
+    }
+    free(o);
     *m = (struct rdi_cuda_map){0};
 }
 

@@ -51,11 +51,12 @@ void dr_gpu_peer_memory(struct doctor *d) {
                config == 1 ? "with" : "without");
     }
     if (peer != NULL) {
-        dr_add(d, DR_OK, peer, "the module is loaded: cards reach GPU memory without DMA-BUF too");
+        dr_add(d, DR_OK, peer,
+               "the module is loaded: GPU memory is reached where DMA-BUF is not to be had, too");
     } else {
         dr_add(d, DR_INFO, NULL, "neither nvidia_peermem nor nv_peer_mem is loaded");
         dr_means(d, "GPU memory is reached through DMA-BUF where the card's driver can (see"
-                    " rdma.ports), else copied through the host");
+                    " rdma.ports), else copied through pinned host memory");
         dr_remedy(d, "as root: modprobe nvidia_peermem");
     }
 }

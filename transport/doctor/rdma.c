@@ -168,6 +168,24 @@ static void say_gid(struct doctor *d, const struct rdi_verbs_port *p, const char
     }
 }
 
+// How the transport would reach GPU memory through this port; the GPU's driver has its own say.
+static void say_device_memory(struct doctor *d, bool dmabuf, const char *subject) {
+    bool peermem = rdi_verbs_has_peermem(d->root);
+    if (strcmp(d->options.str[RDI_OPT_VERBS_MODE], "send") == 0) {
+        dr_add(d, DR_INFO, subject, "GPU memory is copied through the host (verbs_mode=send)");
+        dr_remedy(d, "where the port has immediate values: RONDO_VERBS_MODE=auto");
+    } else if (dmabuf || peermem) {
+        dr_add(d, DR_OK, subject, "registers GPU memory %s",
+               dmabuf ? "by DMA-BUF, where the GPU's driver gives one"
+                      : "by its address, with nvidia-peermem");
+    } else {
+        dr_add(d, DR_INFO, subject, "registers no GPU memory: no DMA-BUF, no nvidia-peermem");
+        dr_means(d, "with GPUs, data is copied through pinned host memory");
+        dr_remedy(d, "see gpu.peer_memory; DMA-BUF takes a card's driver that has it (mlx5, irdma,"
+                     " bnxt_re, efa) and libibverbs 1.12");
+    }
+}
+
 static void say_open(struct doctor *d, const struct rdi_ibv *v, const struct rdi_verbs_port *p,
                      const char *subject) {
     struct rdi_verbs_rail rail;
@@ -178,10 +196,10 @@ static void say_open(struct doctor *d, const struct rdi_ibv *v, const struct rdi
         return;
     }
     bool dmabuf = rdi_verbs_has_dmabuf(v, rail.pd);
-    dr_add(d, DR_OK, subject,
-           "opens; completion queue of %u entries, %s, registration of DMA-BUF: %s", rail.cq_size,
-           rail.relaxed ? "relaxed ordering" : "strict ordering", dmabuf ? "yes" : "no");
+    dr_add(d, DR_OK, subject, "opens; completion queue of %u entries, %s", rail.cq_size,
+           rail.relaxed ? "relaxed ordering" : "strict ordering");
     rdi_verbs_rail_close(&rail);
+    say_device_memory(d, dmabuf, subject);
 }
 
 static void say_port(struct doctor *d, const struct rdi_verbs_port *p, const char *subject) {

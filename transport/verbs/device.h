@@ -141,6 +141,9 @@ int rdi_verbs_rail_async(struct rdi_verbs_rail *r, const struct rdi_env *env, bo
 // Memory of the library's own (slots, staging), `access` as in ibv_reg_mr plus relaxed ordering where on.
 rondo_status rdi_verbs_reg(struct rdi_verbs_rail *r, void *at, size_t bytes, int access,
                            struct ibv_mr **mr);
+// The same without relaxed ordering, whatever the option says.
+rondo_status rdi_verbs_reg_ordered(struct rdi_verbs_rail *r, void *at, size_t bytes, int access,
+                                   struct ibv_mr **mr);
 // The registration that covers [ptr, ptr+len) for local reading, from the cache: only memory from
 // rondo_mem_alloc() or rondo_mem_register() is ever cached, keyed by its id, so that memory which was freed and
 // mapped anew is never taken for the old. NULL: not such memory, or the device refuses; the caller copies.
@@ -150,6 +153,23 @@ struct ibv_mr *rdi_verbs_mr_get(struct rdi_verbs_rail *r, const void *ptr, size_
                                 struct rdi_verbs_mr **held);
 void rdi_verbs_mr_put(struct rdi_verbs_rail *r, struct rdi_verbs_mr *held);
 void rdi_verbs_mr_sweep(struct rdi_verbs_rail *r);
+
+// ---- Device memory -------------------------------------------------------------------------------
+
+// Registers [ptr, ptr+len) of device memory that rdi_mem_register_device() was told of: by its DMA-BUF, else by
+// its address where nvidia-peermem is loaded. RONDO_ERR_INVALID: not such memory. RONDO_ERR_UNSUPPORTED: neither
+// way is there; the text names the port and what it lacks.
+rondo_status rdi_verbs_reg_device(struct rdi_verbs_rail *r, const void *ptr, size_t len, int access,
+                                  struct ibv_mr **mr);
+// As rdi_verbs_mr_get(), for device memory. The whole range that was told of is registered and cached.
+rondo_status rdi_verbs_mr_get_device(struct rdi_verbs_rail *r, const void *ptr, size_t len,
+                                     struct rdi_verbs_mr **held, struct ibv_mr **mr);
+// Whether the module is loaded that lets RDMA devices find GPU memory by its address, below `root` ("" or a
+// test's folder); and on this host.
+bool rdi_verbs_has_peermem(const char *root);
+bool rdi_verbs_peermem(void);
+// For tests: this host's is looked for below `root` from now on.
+void rdi_verbs_test_root(const char *root);
 // Registers device memory by its DMA-BUF descriptor (`offset` and `iova` share their offset in a page).
 // RONDO_ERR_UNSUPPORTED where library, kernel or device cannot; rdi_verbs_has_dmabuf() asks without memory.
 rondo_status rdi_verbs_reg_dmabuf(struct rdi_verbs_rail *r, int fd, uint64_t offset, size_t len,

@@ -154,6 +154,28 @@ static void grant(struct rdi_verbs_link *l) {
     rdi_verbs_say_step(l);
 }
 
+// Asks the engine for slots in device memory; *slots and *max_msg come with what the transport would take.
+static rondo_status ask_for_slots(struct rdi_verbs_link *l, uint32_t *slots, uint32_t *max_msg) {
+    const struct rdi_net_events *events = l->base.net->params.events;
+    struct rdi_device_slots io = {.slots = *slots, .max_msg = *max_msg};
+    if (!rdi_verbs_may_part(l) || events->slots == NULL ||
+        !events->slots(events->self, &l->base, &io)) {
+        return RONDO_OK;
+    }
+    if (io.ptr == NULL || io.slots == 0 || io.slots > *slots || io.max_msg == 0 ||
+        io.max_msg % 64 != 0 || io.max_msg > RDI_VERBS_MSG_MAX) {
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "%u slots of %u bytes in device memory at %p, where up to %u of a multiple "
+                        "of 64 bytes up to %u can be",
+                        io.slots, io.max_msg, io.ptr, *slots, RDI_VERBS_MSG_MAX);
+    }
+    l->apart = true;
+    l->payload = io.ptr;
+    *slots = io.slots;
+    *max_msg = io.max_msg;
+    return RONDO_OK;
+}
+
 // The first offer decides what stays for the link's life.
 static rondo_status begin(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
     struct rdi_verbs_net *n = rdi_verbs_net_of(l);
@@ -165,8 +187,10 @@ static rondo_status begin(struct rdi_verbs_link *l, const struct rdi_verbs_msg *
     if (l->npairs == 0) {
         return rdi_fail(RONDO_ERR_UNSUPPORTED, "verbs: %s", why);
     }
-    return rdi_verbs_link_memory(l, m->slots < n->slots ? m->slots : n->slots,
-                                 m->max_msg < n->max_msg ? m->max_msg : n->max_msg);
+    uint32_t slots = m->slots < n->slots ? m->slots : n->slots;
+    uint32_t max_msg = m->max_msg < n->max_msg ? m->max_msg : n->max_msg;
+    rondo_status s = ask_for_slots(l, &slots, &max_msg);
+    return s == RONDO_OK ? rdi_verbs_link_memory(l, slots, max_msg) : s;
 }
 
 void rdi_verbs_take_offer(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
@@ -194,7 +218,8 @@ void rdi_verbs_take_offer(struct rdi_verbs_link *l, const struct rdi_verbs_msg *
             rdi_verbs_link_fail(l, true, s, "%s", rondo_last_error());
             return;
         }
-    } else if (m->mode != l->mode || m->slots < l->base.slots || m->max_msg < l->base.max_msg) {
+    } else if (m->mode != l->mode || m->slots < l->base.slots ||
+               (!l->apart && m->max_msg < l->base.max_msg)) {
         char who[128];
         rdi_verbs_link_fail(l, true, RONDO_ERR_INTERNAL,
                             "%s changes a link while it sets it up anew; please report this",

@@ -139,6 +139,8 @@ void rdi_verbs_say_step(struct rdi_verbs_link *l) {
             m.pairs[i].to = l->base.sender ? p->theirs : p->mine;
             m.pairs[i].mtu = l->mtu[i];
             m.pairs[i].rkey = l->base.sender ? 0 : l->mr[p->mine]->rkey;
+            m.pairs[i].payload_rkey = l->base.sender || !l->apart ? 0
+                                                                  : l->payload_mr[p->mine]->rkey;
         }
         for (unsigned i = 0; i < l->nqps; i++) {
             m.qps[i] = (struct rdi_verbs_qp_id){l->qps[i].qp->qp_num, l->qps[i].psn};
@@ -146,6 +148,8 @@ void rdi_verbs_say_step(struct rdi_verbs_link *l) {
         memcpy(m.host, n->base.params.job->host, sizeof m.host);
         m.address = n->self;
         m.base = (uintptr_t)l->memory;
+        m.apart = l->apart;
+        m.payload = (uintptr_t)l->payload;
         m.arrived = l->base.arrived;
         m.released = l->base.released;
         l->told_released = l->base.released;

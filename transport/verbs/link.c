@@ -52,11 +52,12 @@ static void *map_pages(size_t bytes) {
 
 rondo_status rdi_verbs_link_memory(struct rdi_verbs_link *l, uint32_t slots, uint32_t max_msg) {
     uint32_t each = RDI_VERBS_HEAD;
+    l->stride = RDI_VERBS_HEADER + (l->apart ? 0 : max_msg);
     if (l->base.sender) {
         l->out = calloc(slots, sizeof *l->out);
     } else {
         l->in = calloc(slots, sizeof *l->in);
-        each = RDI_VERBS_HEADER + max_msg;
+        each = l->stride;
     }
     // Words of credit behind: one for each receive of the sender, each send of the receiver.
     l->words = (size_t)slots * each;
@@ -68,7 +69,6 @@ rondo_status rdi_verbs_link_memory(struct rdi_verbs_link *l, uint32_t slots, uin
                         "chunk",
                         slots, max_msg);
     }
-    l->stride = RDI_VERBS_HEADER + max_msg;
     l->base.slots = slots;
     l->base.max_msg = max_msg;
     return RONDO_OK;
@@ -76,12 +76,20 @@ rondo_status rdi_verbs_link_memory(struct rdi_verbs_link *l, uint32_t slots, uin
 
 rondo_status rdi_verbs_link_register(struct rdi_verbs_link *l, unsigned rail) {
     if (l->mr[rail] != NULL) {
-        return RONDO_OK;
+        return RONDO_OK; // a link whose registration failed half-way has FAILED
     }
     int access = IBV_ACCESS_LOCAL_WRITE;
     access |= !l->base.sender && l->mode != RDI_VERBS_SEND ? IBV_ACCESS_REMOTE_WRITE : 0;
-    return rdi_verbs_reg(&rdi_verbs_net_of(l)->rails[rail], l->memory, l->bytes, access,
-                         &l->mr[rail]);
+    struct rdi_verbs_rail *r = &rdi_verbs_net_of(l)->rails[rail];
+    if (!l->apart) {
+        return rdi_verbs_reg(r, l->memory, l->bytes, access, &l->mr[rail]);
+    }
+    rondo_status s = rdi_verbs_reg_ordered(r, l->memory, l->bytes, access, &l->mr[rail]);
+    if (s == RONDO_OK && !l->base.sender) {
+        s = rdi_verbs_reg_device(r, l->payload, (size_t)l->base.slots * l->base.max_msg, access,
+                                 &l->payload_mr[rail]);
+    }
+    return s;
 }
 
 static void deregister(struct rdi_verbs_net *n, struct ibv_mr **mr) {
@@ -127,6 +135,7 @@ void rdi_verbs_link_free(struct rdi_verbs_link *l, bool bye) {
     }
     for (unsigned i = 0; i < n->nrails; i++) {
         deregister(n, &l->mr[i]);
+        deregister(n, &l->payload_mr[i]);
         deregister(n, &l->staging_mr[i]);
     }
     if (l->memory != NULL) {
@@ -341,10 +350,10 @@ void rdi_verbs_op_describe(struct rdi_link *link, char *buf, size_t cap) {
     if (used >= cap) {
         return;
     }
-    int k = snprintf(buf + used, cap - used,
-                     "verbs link %s %s, %s (mode %s, epoch %u, %u queue pairs) %s",
-                     link->sender ? "to" : "from", rdi_verbs_peer_name(l, who, sizeof who), ends,
-                     modes[l->mode], link->epoch, l->nqps, states[link->state]);
+    int k = snprintf(
+        buf + used, cap - used, "verbs link %s %s, %s (mode %s, epoch %u, %u queue pairs%s) %s",
+        link->sender ? "to" : "from", rdi_verbs_peer_name(l, who, sizeof who), ends, modes[l->mode],
+        link->epoch, l->nqps, l->apart ? ", into device memory" : "", states[link->state]);
     used = k < 0 || (size_t)k >= cap - used ? cap : used + (size_t)k;
     if (used < cap && link->sender) {
         snprintf(buf + used, cap - used, ": credit %llu posted %llu sent %llu\n",

@@ -8,6 +8,7 @@
 #include "transport/verbs/parts.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #define ENTRIES_MAX 1024u
 
@@ -17,6 +18,7 @@ struct rdi_verbs_mr {
     size_t bytes;
     uint64_t id;
     struct ibv_mr *mr; // NULL: the device refused it, so it need not be asked for each message
+    bool device;       // device memory, which may have addresses that host memory has, too
     unsigned held;
 };
 
@@ -51,10 +53,11 @@ void rdi_verbs_mr_sweep(struct rdi_verbs_rail *r) {
 }
 
 // Takes the entry around a range out of the list.
-static struct rdi_verbs_mr *take(struct rdi_verbs_rail *r, uintptr_t from, size_t len) {
+static struct rdi_verbs_mr *take(struct rdi_verbs_rail *r, uintptr_t from, size_t len,
+                                 bool device) {
     for (struct rdi_verbs_mr **at = &r->mrs; *at != NULL; at = &(*at)->next) {
         struct rdi_verbs_mr *e = *at;
-        if (e->start <= from && from - e->start <= e->bytes &&
+        if (e->device == device && e->start <= from && from - e->start <= e->bytes &&
             len <= e->bytes - (from - e->start)) {
             *at = e->next;
             return e;
@@ -98,24 +101,72 @@ static struct rdi_verbs_mr *make(struct rdi_verbs_rail *r, const void *ptr, size
     return e;
 }
 
+// What is used last is found first and evicted last.
+static void push(struct rdi_verbs_rail *r, struct rdi_verbs_mr *e) {
+    e->next = r->mrs;
+    r->mrs = e;
+}
+
 struct ibv_mr *rdi_verbs_mr_get(struct rdi_verbs_rail *r, const void *ptr, size_t len,
                                 struct rdi_verbs_mr **held) {
     rdi_verbs_mr_sweep(r);
-    struct rdi_verbs_mr *e = len > 0 ? take(r, (uintptr_t)ptr, len) : NULL;
+    struct rdi_verbs_mr *e = len > 0 ? take(r, (uintptr_t)ptr, len, false) : NULL;
     if (e == NULL && len > 0) {
         e = make(r, ptr, len);
     }
     if (e == NULL) {
         return NULL;
     }
-    e->next = r->mrs; // what is used last is found first and evicted last
-    r->mrs = e;
+    push(r, e);
     if (e->mr == NULL) {
         return NULL;
     }
     e->held++;
     *held = e;
     return e->mr;
+}
+
+static rondo_status make_device(struct rdi_verbs_rail *r, const void *ptr, size_t len,
+                                struct rdi_verbs_mr **out) {
+    struct rdi_mem_device m;
+    rondo_status s = rdi_mem_find_device(ptr, len, &m);
+    if (s != RONDO_OK) {
+        return s;
+    }
+    if (m.fd >= 0) {
+        close(m.fd);
+    }
+    struct rdi_verbs_mr *e = r->nmrs < ENTRIES_MAX || evict(r) ? malloc(sizeof *e) : NULL;
+    if (e == NULL) {
+        return rdi_fail(RONDO_ERR_NOMEM, "no memory for a registration of device memory");
+    }
+    *e = (struct rdi_verbs_mr){
+        .start = (uintptr_t)m.start, .bytes = m.bytes, .id = m.id, .device = true};
+    s = rdi_verbs_reg_device(r, m.start, m.bytes, 0, &e->mr);
+    if (s != RONDO_OK) {
+        free(e);
+        return s;
+    }
+    r->nmrs++;
+    *out = e;
+    return RONDO_OK;
+}
+
+rondo_status rdi_verbs_mr_get_device(struct rdi_verbs_rail *r, const void *ptr, size_t len,
+                                     struct rdi_verbs_mr **held, struct ibv_mr **mr) {
+    rdi_verbs_mr_sweep(r);
+    struct rdi_verbs_mr *e = take(r, (uintptr_t)ptr, len, true);
+    if (e == NULL) {
+        rondo_status s = make_device(r, ptr, len, &e);
+        if (s != RONDO_OK) {
+            return s;
+        }
+    }
+    push(r, e);
+    e->held++;
+    *held = e;
+    *mr = e->mr;
+    return RONDO_OK;
 }
 
 void rdi_verbs_mr_put(struct rdi_verbs_rail *r, struct rdi_verbs_mr *held) {

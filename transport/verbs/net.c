@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -117,6 +118,72 @@ static void take_options(struct rdi_verbs_net *n) {
                                           : RDI_VERBS_IMM;
 }
 
+// ---- Device memory -------------------------------------------------------------------------------
+
+// Why payloads cannot go to device memory whatever the ports register; NULL: they can.
+static const char *no_device_slots(const struct rdi_verbs_net *n) {
+    if (n->mode == RDI_VERBS_SEND) {
+        return "option verbs_mode=send puts headers and payloads into one receive, in host memory";
+    }
+    for (unsigned i = 0; i < n->nrails && n->mode_auto; i++) {
+        if (!n->self.rails[i].immediates) {
+            return "a port has no immediate values, so messages are sent and not written";
+        }
+    }
+    return NULL;
+}
+
+static bool may_use_device_memory(const struct rdi_verbs_net *n) {
+    bool peermem = rdi_verbs_peermem(), all = no_device_slots(n) == NULL;
+    for (unsigned i = 0; i < n->nrails && all && !peermem; i++) {
+        all = rdi_verbs_has_dmabuf(n->v, n->rails[i].pd);
+    }
+    return all;
+}
+
+// The range is registered for sending from it, and stays so. For writing links register what they use of it;
+// that a port would do that is asked with a page of it.
+static rondo_status try_rail(struct rdi_verbs_rail *r, const void *ptr, size_t bytes) {
+    const int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    struct rdi_verbs_mr *held;
+    struct ibv_mr *mr;
+    rondo_status s = rdi_verbs_mr_get_device(r, ptr, bytes, &held, &mr);
+    if (s != RONDO_OK) {
+        return s;
+    }
+    rdi_verbs_mr_put(r, held);
+    s = rdi_verbs_reg_device(r, ptr, bytes < page ? bytes : page, access, &mr);
+    if (s == RONDO_OK) {
+        r->v->dereg_mr(mr);
+    }
+    return s;
+}
+
+static rondo_status net_device_memory(struct rdi_net *net, const void *ptr, size_t bytes) {
+    struct rdi_verbs_net *n = (struct rdi_verbs_net *)net;
+    static const char staged[] = "device memory is staged through host memory";
+    const char *why = no_device_slots(n);
+    if (why != NULL) {
+        return rdi_fail(RONDO_ERR_UNSUPPORTED, "RDMA port %s:%u: %s; %s", n->rails[0].info.device,
+                        n->rails[0].info.port, why, staged);
+    }
+    for (unsigned i = 0; i < n->nrails; i++) {
+        rondo_status s = n->dead[i] ? RONDO_OK : try_rail(&n->rails[i], ptr, bytes);
+        if (s == RONDO_ERR_INVALID) {
+            return s; // the caller's mistake
+        }
+        if (s != RONDO_OK) {
+            char text[RDI_VERBS_TEXT];
+            snprintf(text, sizeof text, "%s", rondo_last_error());
+            return rdi_fail(RONDO_ERR_UNSUPPORTED, "%s; %s", text, staged);
+        }
+    }
+    return RONDO_OK;
+}
+
+// ---- Opened --------------------------------------------------------------------------------------
+
 static void describe_rails(struct rdi_verbs_net *n) {
     uint64_t speed = 0;
     for (unsigned i = 0; i < n->nrails; i++) {
@@ -127,6 +194,7 @@ static void describe_rails(struct rdi_verbs_net *n) {
     n->self.nrails = n->nrails;
     n->base.attr =
         (struct rdi_net_attr){.latency_ns = LATENCY_NS, .bytes_per_s = speed, .chunk = n->max_msg};
+    n->base.attr.device = may_use_device_memory(n);
 }
 
 static int net_progress(struct rdi_net *net, bool busy);
@@ -268,6 +336,9 @@ static int look_around(struct rdi_verbs_net *n) {
     }
     moved += n->inner->ops->progress(n->inner, false);
     n->base.strangers = n->inner->strangers;
+    for (unsigned i = 0; i < n->nrails; i++) {
+        rdi_verbs_mr_sweep(&n->rails[i]);
+    }
     uint64_t now = n->links != NULL ? rdi_verbs_now(n) : 0;
     for (struct rdi_verbs_link *l = n->links, *next; l != NULL; l = next) {
         next = l->next;
@@ -369,5 +440,6 @@ const struct rdi_net_ops rdi_verbs_ops = {
     .arm = net_arm,
     .disarm = net_disarm,
     .fd = net_fd,
+    .device_memory = net_device_memory,
     .describe = rdi_verbs_op_describe,
 };

@@ -143,10 +143,15 @@ static const char *check_grant(const struct rdi_verbs_link *l, const struct rdi_
             return "other pairs of ports than were offered";
         }
     }
+    if (m->apart && !rdi_verbs_may_part(l)) {
+        return "slots in device memory, which were not asked for";
+    }
+    if (l->memory != NULL && m->apart != l->apart) {
+        return "slots in other memory than before";
+    }
     if (!l->was_up) {
-        return m->slots > n->slots || m->max_msg > n->max_msg || m->arrived != 0
-                   ? "more slots than were offered"
-                   : NULL;
+        bool larger = m->slots > n->slots || (!m->apart && m->max_msg > n->max_msg);
+        return larger || m->arrived != 0 ? "more slots than were offered" : NULL;
     }
     if (m->slots != b->slots || m->max_msg != b->max_msg || m->arrived > b->posted ||
         m->arrived < b->sent || m->released + b->slots < b->credit) {
@@ -157,6 +162,7 @@ static const char *check_grant(const struct rdi_verbs_link *l, const struct rdi_
 
 static rondo_status prepare_memory(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
     if (l->memory == NULL) {
+        l->apart = m->apart;
         rondo_status s = rdi_verbs_link_memory(l, m->slots, m->max_msg);
         if (s != RONDO_OK) {
             return s;
@@ -213,12 +219,14 @@ void rdi_verbs_take_grant(struct rdi_verbs_link *l, const struct rdi_verbs_msg *
         return;
     }
     l->remote = m->base;
+    l->remote_payload = m->payload;
     l->granted_arrived = m->arrived;
     l->granted_released = m->released;
     l->period = l->base.slots / (4 * l->nqps);
     l->period = l->period < 1 || l->mode == RDI_VERBS_SEND ? 1 : l->period;
     for (unsigned i = 0; i < l->nused; i++) {
         l->rkey[i] = m->pairs[i].rkey;
+        l->payload_rkey[i] = m->pairs[i].payload_rkey;
         l->mtu[i] = m->pairs[i].mtu;
     }
     for (unsigned i = 0; i < l->nqps; i++) {

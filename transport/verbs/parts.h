@@ -21,6 +21,9 @@ int rdi_verbs_gid_fit(const struct rdi_verbs_gid *a, const struct rdi_verbs_gid 
 int rdi_verbs_try_reg(struct rdi_verbs_rail *r, void *at, size_t bytes, int access,
                       struct ibv_mr **mr);
 
+// Whether an errno says that something is not known, and not that it went wrong.
+bool rdi_verbs_is_refusal(int err);
+
 // Fails for something of a rail that the device or the kernel refused, with the remedy that fits `err`.
 rondo_status rdi_verbs_fail_device(const struct rdi_verbs_rail *r, int err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4), cold));

@@ -36,13 +36,14 @@ struct rdi_verbs_qp *rdi_verbs_qp_find(struct rdi_verbs_net *n, unsigned rail, u
 static void choose_sizes(struct rdi_verbs_qp *q) {
     const struct rdi_verbs_link *l = q->link;
     uint32_t slots = l->base.slots != 0 ? l->base.slots : rdi_verbs_net_of(l)->slots;
+    uint32_t stripes = rdi_verbs_may_part(l) ? 2 : 1; // of one message
     if (l->base.sender) {
         // Each message, and a request for completion behind it; credit comes on the first one only.
-        q->sq_size = slots * (l->mode == RDI_VERBS_SPLIT ? 3 : 2) + 4;
+        q->sq_size = slots * ((l->mode == RDI_VERBS_SPLIT ? 2 : 1) * stripes + 1) + 4;
         q->rq_size = q->index == 0 ? slots + 1 : 1;
     } else {
         q->sq_size = q->index == 0 ? slots + 4 : 1;
-        q->rq_size = l->mode == RDI_VERBS_SEND ? slots / l->nqps + 2 : slots + 1;
+        q->rq_size = l->mode == RDI_VERBS_SEND ? slots / l->nqps + 2 : slots * stripes + 1;
     }
 }
 

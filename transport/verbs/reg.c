@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 // ---- Refusals ------------------------------------------------------------------------------------
 
@@ -65,28 +64,29 @@ static bool raise_memlock(void) {
     return setrlimit(RLIMIT_MEMLOCK, &l) == 0;
 }
 
-static struct ibv_mr *try_once(struct rdi_verbs_rail *r, void *at, size_t bytes, int access) {
+static struct ibv_mr *try_once(struct rdi_verbs_rail *r, void *at, size_t bytes, int access,
+                               bool relaxed) {
     errno = 0;
-    if (r->relaxed) {
+    if (relaxed) {
         return r->v->reg_mr_iova2(r->pd, at, bytes, (uintptr_t)at,
                                   (unsigned)access | IBV_ACCESS_RELAXED_ORDERING);
     }
     return r->v->reg_mr(r->pd, at, bytes, access);
 }
 
-static bool is_refusal(int err) {
+bool rdi_verbs_is_refusal(int err) {
     return err == EINVAL || err == EOPNOTSUPP || err == ENOSYS || err == EPROTONOSUPPORT;
 }
 
 int rdi_verbs_try_reg(struct rdi_verbs_rail *r, void *at, size_t bytes, int access,
                       struct ibv_mr **mr) {
-    *mr = try_once(r, at, bytes, access);
+    *mr = try_once(r, at, bytes, access, r->relaxed);
     if (*mr == NULL && errno == ENOMEM && raise_memlock()) {
-        *mr = try_once(r, at, bytes, access);
+        *mr = try_once(r, at, bytes, access, r->relaxed);
     }
-    if (*mr == NULL && r->relaxed && !r->relaxed_wanted && is_refusal(errno)) {
+    if (*mr == NULL && r->relaxed && !r->relaxed_wanted && rdi_verbs_is_refusal(errno)) {
         r->relaxed = false;
-        *mr = try_once(r, at, bytes, access);
+        *mr = try_once(r, at, bytes, access, false);
         r->relaxed = *mr == NULL; // else it was the request that is wrong, not the flag
     }
     return *mr != NULL ? 0 : error_or(EIO);
@@ -98,7 +98,7 @@ rondo_status rdi_verbs_reg(struct rdi_verbs_rail *r, void *at, size_t bytes, int
     if (err == 0) {
         return RONDO_OK;
     }
-    if (r->relaxed_wanted && is_refusal(err)) {
+    if (r->relaxed_wanted && rdi_verbs_is_refusal(err)) {
         return rdi_fail_errno(RONDO_ERR_UNSUPPORTED, err,
                               "option verbs_relaxed=yes: RDMA port %s:%u refuses relaxed ordering; "
                               "set it to auto or no",
@@ -107,47 +107,13 @@ rondo_status rdi_verbs_reg(struct rdi_verbs_rail *r, void *at, size_t bytes, int
     return rdi_verbs_fail_device(r, err, "register %zu bytes of memory", bytes);
 }
 
-// ---- Device memory -------------------------------------------------------------------------------
-
-rondo_status rdi_verbs_reg_dmabuf(struct rdi_verbs_rail *r, int fd, uint64_t offset, size_t len,
-                                  uint64_t iova, int access, struct ibv_mr **mr) {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    if (offset % page != iova % page) {
-        return rdi_fail(RONDO_ERR_INVALID,
-                        "cannot register a DMA-BUF: offset %llu and address %#llx differ within a "
-                        "page",
-                        (unsigned long long)offset, (unsigned long long)iova);
+rondo_status rdi_verbs_reg_ordered(struct rdi_verbs_rail *r, void *at, size_t bytes, int access,
+                                   struct ibv_mr **mr) {
+    *mr = try_once(r, at, bytes, access, false);
+    if (*mr == NULL && errno == ENOMEM && raise_memlock()) {
+        *mr = try_once(r, at, bytes, access, false);
     }
-    if (r->v->reg_dmabuf_mr == NULL) {
-        return rdi_fail(RONDO_ERR_UNSUPPORTED,
-                        "cannot register a DMA-BUF: libibverbs is too old; install 1.12 or later");
-    }
-    errno = 0;
-    *mr = r->v->reg_dmabuf_mr(r->pd, offset, len, iova, fd, access);
-    if (*mr != NULL) {
-        return RONDO_OK;
-    }
-    int err = error_or(EIO);
-    if (is_refusal(err)) {
-        return rdi_fail_errno(RONDO_ERR_UNSUPPORTED, err,
-                              "cannot register a DMA-BUF of %zu bytes on RDMA port %s:%u: the "
-                              "driver or the kernel has no support for it",
-                              len, r->info.device, r->info.port);
-    }
-    return rdi_verbs_fail_device(r, err, "register a DMA-BUF of %zu bytes", len);
-}
-
-bool rdi_verbs_has_dmabuf(const struct rdi_ibv *v, struct ibv_pd *pd) {
-    if (v->reg_dmabuf_mr == NULL) {
-        return false;
-    }
-    // No descriptor at all: who knows the call complains of that, who does not complains of the call.
-    errno = 0;
-    struct ibv_mr *mr =
-        v->reg_dmabuf_mr(pd, 0, (size_t)sysconf(_SC_PAGESIZE), 0, -1, IBV_ACCESS_LOCAL_WRITE);
-    if (mr != NULL) {
-        v->dereg_mr(mr);
-        return true;
-    }
-    return errno == EBADF;
+    return *mr != NULL
+               ? RONDO_OK
+               : rdi_verbs_fail_device(r, error_or(EIO), "register %zu bytes of memory", bytes);
 }

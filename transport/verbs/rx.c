@@ -48,7 +48,8 @@ int rdi_verbs_rx_fill(struct rdi_verbs_qp *q) {
         return fill_sender(q);
     }
     if (l->mode != RDI_VERBS_SEND) {
-        for (uint32_t i = 0; i < l->base.slots && err == 0; i++) {
+        // Of a message that is apart, two stripes may come on one queue pair.
+        for (uint32_t i = 0; i < l->base.slots * (l->apart ? 2 : 1) && err == 0; i++) {
             err = rdi_verbs_qp_receive(q, 0, NULL, 0);
         }
         return err;
@@ -70,7 +71,8 @@ static void message_complete(struct rdi_verbs_link *l, uint64_t seq) {
     struct rdi_verbs_in *in = &l->in[seq % l->base.slots];
     struct rdi_verbs_header h;
     memcpy(&h, slot_of(l, seq), sizeof h);
-    if (h.len > l->base.max_msg || h.has_sig > 1) {
+    if (h.len > l->base.max_msg || h.has_sig > 1 ||
+        (l->apart && (h.len > 0) != (in->stripes > 1))) {
         violation(l, "a message's header has fields that cannot be");
         return;
     }
@@ -151,7 +153,8 @@ void rdi_verbs_op_peek(struct rdi_link *link, uint64_t seq, struct rdi_msg *out)
     const struct rdi_verbs_in *in = &l->in[seq % link->slots];
     const uint8_t *slot = slot_of(l, seq);
     *out = (struct rdi_msg){
-        .data = slot + RDI_VERBS_HEADER,
+        .data = l->apart ? l->payload + (seq % link->slots) * link->max_msg
+                         : slot + RDI_VERBS_HEADER,
         .len = in->len,
         .tag = in->tag,
         .sig = in->has_sig ? ((const struct rdi_verbs_header *)(const void *)slot)->sig : NULL};

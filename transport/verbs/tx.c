@@ -4,6 +4,9 @@
 //   small      heads[slot]: header, payload       copied; inline where the device takes it
 //   registered heads[slot]: header | the engine's memory
 //   other      heads[slot]: header | staging[slot], a copy
+//   device     heads[slot]: header | device memory, of any size, which no instruction here may touch
+//
+// Where the receiver's payloads lie apart the header is the first stripe, and the cut is through the payload.
 //
 // A message is sent when all its work requests are done; `sent` counts those without a gap. Only some work
 // requests ask for a completion, which retires all before it on its queue pair.
@@ -72,6 +75,7 @@ struct source {
     uint32_t lkey[RDI_VERBS_RAILS]; // of the payload
     uint8_t *head;
     bool small;
+    bool device; // the payload must not be inline: the library would read it
 };
 
 // All of the message's queue pairs' rails must be able to read it.
@@ -95,6 +99,29 @@ static bool use_registered(struct rdi_verbs_link *l, const struct rdi_put *put,
     return true;
 }
 
+static rondo_status use_device(struct rdi_verbs_link *l, const struct rdi_put *put,
+                               struct rdi_verbs_out *o, unsigned rails, struct source *s) {
+    struct rdi_verbs_net *n = rdi_verbs_net_of(l);
+    for (unsigned i = 0; i < n->nrails; i++) {
+        struct ibv_mr *mr;
+        if (!(rails & 1u << i)) {
+            continue;
+        }
+        rondo_status status =
+            rdi_verbs_mr_get_device(&n->rails[i], put->data, put->len, &o->held[i], &mr);
+        if (status != RONDO_OK) {
+            o->held[i] = NULL;
+            forget(l, o);
+            return status;
+        }
+        s->lkey[i] = mr->lkey;
+    }
+    o->foreign = true;
+    s->device = true;
+    s->payload = put->data;
+    return RONDO_OK;
+}
+
 static rondo_status find_source(struct rdi_verbs_link *l, const struct rdi_put *put,
                                 struct rdi_verbs_out *o, unsigned rails, struct source *s) {
     uint32_t slot = (uint32_t)(l->base.posted % l->base.slots);
@@ -105,6 +132,9 @@ static rondo_status find_source(struct rdi_verbs_link *l, const struct rdi_put *
     }
     s->head = l->memory + (size_t)slot * RDI_VERBS_HEAD;
     memcpy(s->head, &h, sizeof h);
+    if (put->flags & RDI_PUT_DEVICE && put->len > 0) {
+        return use_device(l, put, o, rails, s);
+    }
     s->small = put->len <= RDI_VERBS_SMALL;
     if (s->small) {
         if (put->len > 0) {
@@ -160,21 +190,36 @@ struct stripe {
     bool signaled;
 };
 
+// Where the stripe goes: to the slot in host memory, or to that of the payload.
+static void aim(const struct rdi_verbs_qp *q, const struct stripe *t, struct ibv_send_wr *wr) {
+    const struct rdi_verbs_link *l = q->link;
+    uint64_t slot = l->base.posted % l->base.slots;
+    unsigned pair = q->index % l->nused;
+    if (l->apart && t->off >= RDI_VERBS_HEADER) {
+        wr->wr.rdma.remote_addr = l->remote_payload + slot * l->base.max_msg +
+                                  (t->off - RDI_VERBS_HEADER);
+        wr->wr.rdma.rkey = l->payload_rkey[pair];
+    } else {
+        wr->wr.rdma.remote_addr = l->remote + slot * l->stride + t->off;
+        wr->wr.rdma.rkey = l->rkey[pair];
+    }
+}
+
 static bool post_stripe(struct rdi_verbs_qp *q, const struct source *s, const struct stripe *t) {
     struct rdi_verbs_link *l = q->link;
     uint64_t seq = l->base.posted;
     struct ibv_sge sge[2];
     struct ibv_send_wr wr[2] = {{.sg_list = sge}};
     wr[0].num_sge = gather(l, q, s, t->off, t->len, sge);
-    wr[0].send_flags = t->len <= q->inline_max ? IBV_SEND_INLINE : 0;
+    bool touches = s->device && t->off + t->len > RDI_VERBS_HEADER;
+    wr[0].send_flags = t->len <= q->inline_max && !touches ? IBV_SEND_INLINE : 0;
     if (l->mode == RDI_VERBS_SEND) {
         wr[0].opcode = IBV_WR_SEND;
         return rdi_verbs_qp_send(q, wr, 1, seq, t->signaled);
     }
     wr[0].opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
     wr[0].imm_data = htonl(rdi_verbs_imm(t->index, t->count, seq));
-    wr[0].wr.rdma.remote_addr = l->remote + (seq % l->base.slots) * l->stride + t->off;
-    wr[0].wr.rdma.rkey = l->rkey[q->index % l->nused];
+    aim(q, t, &wr[0]);
     if (l->mode == RDI_VERBS_IMM) {
         return rdi_verbs_qp_send(q, wr, 1, seq, t->signaled);
     }
@@ -236,7 +281,7 @@ static rondo_status not_up(const struct rdi_link *link) {
 
 // The queue pairs of the next message: `count` from `first` on. False: one of them has no room.
 static bool choose_qps(struct rdi_verbs_link *l, unsigned count, unsigned *first, unsigned *rails) {
-    unsigned wrs = l->mode == RDI_VERBS_SPLIT ? 2 : 1;
+    unsigned wrs = (l->mode == RDI_VERBS_SPLIT ? 2 : 1) * ((count + l->nqps - 1) / l->nqps);
     *first = l->mode == RDI_VERBS_SEND ? (unsigned)(l->base.posted % l->nqps) : l->turn;
     *rails = 0;
     for (unsigned i = 0; i < count; i++) {
@@ -249,14 +294,40 @@ static bool choose_qps(struct rdi_verbs_link *l, unsigned count, unsigned *first
     return true;
 }
 
+// How header and payload are cut: the first stripe, and the pieces behind it.
+struct parts {
+    unsigned stripes;
+    uint32_t first, piece;
+};
+
+static struct parts cut_message(const struct rdi_verbs_link *l, uint32_t len) {
+    uint32_t total = RDI_VERBS_HEADER + len, least = rdi_verbs_net_of(l)->stripe;
+    struct rdi_verbs_cut c = {.stripes = 0};
+    if (l->mode == RDI_VERBS_SEND) {
+        return (struct parts){.stripes = 1, .first = total};
+    }
+    if (!l->apart) {
+        c = rdi_verbs_cut(total, least, l->nqps);
+        return (struct parts){c.stripes, c.piece < total ? c.piece : total, c.piece};
+    }
+    if (len > 0) {
+        unsigned most = l->nqps < RDI_VERBS_STRIPES ? l->nqps : RDI_VERBS_STRIPES - 1;
+        c = rdi_verbs_cut(len, least, most);
+    }
+    return (struct parts){1 + c.stripes, RDI_VERBS_HEADER, c.piece};
+}
+
 static bool post_all(struct rdi_verbs_link *l, const struct rdi_put *put, const struct source *s,
-                     struct rdi_verbs_cut cut, unsigned first) {
+                     struct parts cut, unsigned first) {
     uint32_t total = RDI_VERBS_HEADER + put->len;
     bool last_credit = l->base.posted + 1 == l->base.credit;
     for (unsigned i = 0; i < cut.stripes; i++) {
         struct rdi_verbs_qp *q = &l->qps[(first + i) % l->nqps];
-        struct stripe t = {.index = i, .count = cut.stripes, .off = i * cut.piece};
-        t.len = total - t.off < cut.piece ? total - t.off : cut.piece;
+        struct stripe t = {.index = i, .count = cut.stripes, .len = cut.first};
+        if (i > 0) {
+            t.off = cut.first + (i - 1) * cut.piece;
+            t.len = total - t.off < cut.piece ? total - t.off : cut.piece;
+        }
         t.signaled = put->flags & RDI_PUT_ACK || last_credit || q->unsignaled + 1 >= l->period;
         if (!post_stripe(q, s, &t)) {
             return false;
@@ -278,10 +349,7 @@ rondo_status rdi_verbs_op_put(struct rdi_link *link, const struct rdi_put *put) 
         return rdi_fail(RONDO_ERR_INVALID, "a message of %u bytes on a link for %u", put->len,
                         link->max_msg);
     }
-    struct rdi_verbs_cut cut = {.stripes = 1, .piece = RDI_VERBS_HEADER + put->len};
-    if (l->mode != RDI_VERBS_SEND) {
-        cut = rdi_verbs_cut(cut.piece, rdi_verbs_net_of(l)->stripe, l->nqps);
-    }
+    struct parts cut = cut_message(l, put->len);
     unsigned first, rails;
     if (!choose_qps(l, cut.stripes, &first, &rails)) {
         return RONDO_AGAIN;
@@ -289,6 +357,9 @@ rondo_status rdi_verbs_op_put(struct rdi_link *link, const struct rdi_put *put) 
     struct rdi_verbs_out *o = &l->out[link->posted % link->slots];
     struct source source = {0};
     rondo_status s = find_source(l, put, o, rails, &source);
+    if (s == RONDO_ERR_INVALID) {
+        return s; // not device memory, as the caller said
+    }
     if (s != RONDO_OK) {
         rdi_verbs_link_fail(l, true, s, "%s", rondo_last_error());
         return s;

@@ -30,6 +30,9 @@
 //   message:  WRITE_WITH_IMM (imm = stripe, message) ----> slot        mode imm
 //             WRITE, then empty WRITE_WITH_IMM ----------> slot        mode split
 //             SEND ----> the slot that was posted for it;              mode send (8 bytes SENT for credit)
+//
+// On RDI_CHANNEL_DEVICE the receiver's payloads may lie apart, in device memory; then stripe 0 is the header, to a
+// slot in host memory, and stripes 1.. are the payload (modes imm and split). Processors never touch the payload.
 #ifndef RDI_TRANSPORT_VERBS_VERBS_H
 #define RDI_TRANSPORT_VERBS_VERBS_H
 
@@ -131,19 +134,22 @@ struct rdi_verbs_link {
     uint8_t *memory;
     size_t bytes, words; // words: offset
     struct ibv_mr *mr[RDI_VERBS_RAILS];
+    bool apart; // the receiver's payload slots are in device memory, memory has the headers
 
     // Sender.
     struct rdi_verbs_out *out;
     uint8_t *staging; // slots * max_msg, for payloads in memory that is not registered
     struct ibv_mr *staging_mr[RDI_VERBS_RAILS];
-    uint64_t remote;
-    uint32_t rkey[RDI_VERBS_RAILS]; // of `used`
-    uint32_t stride;
+    uint64_t remote, remote_payload;                               // payload: apart
+    uint32_t rkey[RDI_VERBS_RAILS], payload_rkey[RDI_VERBS_RAILS]; // of `used`
+    uint32_t stride;                                               // of `remote`
     uint64_t granted_arrived, granted_released;
     unsigned turn, period; // next queue pair; every how many messages on one is signaled
 
     // Receiver.
     struct rdi_verbs_in *in;
+    uint8_t *payload; // apart: device memory, never touched here
+    struct ibv_mr *payload_mr[RDI_VERBS_RAILS];
     uint64_t told_released;
     struct rdi_verbs_msg offer; // under way
 };
@@ -186,6 +192,10 @@ static inline uint64_t rdi_verbs_now(const struct rdi_verbs_net *n) {
 // come to a sender that has nothing to send; then the sender has its own time.
 static inline unsigned rdi_verbs_receiver_ms(const struct rdi_verbs_net *n) {
     return 2 * n->grace_ms + 2000;
+}
+// Whether a header may be a stripe of its own, beside as many others as there are queue pairs.
+static inline bool rdi_verbs_may_part(const struct rdi_verbs_link *l) {
+    return l->base.id.channel == RDI_CHANNEL_DEVICE && l->mode != RDI_VERBS_SEND;
 }
 static inline unsigned rdi_verbs_pair_of(const struct rdi_verbs_link *l,
                                          const struct rdi_verbs_qp *q) {

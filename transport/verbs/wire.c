@@ -5,7 +5,7 @@
 
 #include "transport/tcp/bytes.h"
 
-#define MAGIC 0x7652u // "Rv"
+#define MAGIC 0x7752u // "Rw"
 #define ID_MAX 0xffffffu
 
 // ---- Set-up --------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ static void get_queue_pairs(struct rdi_cursor *c, struct rdi_verbs_msg *m) {
     m->npairs = (unsigned)rdi_cursor_get(c, 1);
     m->nqps = (unsigned)rdi_cursor_get(c, 1);
     if (mode > RDI_VERBS_SEND || m->slots == 0 || m->slots > 1024 || m->max_msg == 0 ||
-        m->max_msg > (16u << 20) || m->max_msg % 64 != 0 || m->npairs == 0 ||
+        m->max_msg > RDI_VERBS_MSG_MAX || m->max_msg % 64 != 0 || m->npairs == 0 ||
         m->npairs > RDI_VERBS_RAILS || m->nqps == 0 || m->nqps % m->npairs != 0 ||
         m->nqps / m->npairs > RDI_VERBS_QPS) {
         c->ok = false;
@@ -54,6 +54,33 @@ static void get_queue_pairs(struct rdi_cursor *c, struct rdi_verbs_msg *m) {
         m->qps[i].qpn = (uint32_t)rdi_cursor_get(c, 3);
         m->qps[i].psn = (uint32_t)rdi_cursor_get(c, 3);
     }
+}
+
+static void put_memory(struct rdi_cursor *c, const struct rdi_verbs_msg *m) {
+    rdi_cursor_put(c, m->base, 8);
+    rdi_cursor_put(c, m->apart, 1);
+    rdi_cursor_put(c, m->payload, 8);
+    for (unsigned i = 0; i < m->npairs; i++) {
+        rdi_cursor_put(c, m->pairs[i].payload_rkey, 4);
+    }
+}
+
+// A message's address is computed without a check later on.
+static bool wraps(uint64_t base, uint64_t slots, uint64_t each) {
+    return base > UINT64_MAX - slots * each;
+}
+
+static void get_memory(struct rdi_cursor *c, struct rdi_verbs_msg *m) {
+    m->base = rdi_cursor_get(c, 8);
+    unsigned apart = (unsigned)rdi_cursor_get(c, 1);
+    m->apart = apart == 1;
+    m->payload = rdi_cursor_get(c, 8);
+    for (unsigned i = 0; i < m->npairs && c->ok; i++) {
+        m->pairs[i].payload_rkey = (uint32_t)rdi_cursor_get(c, 4);
+    }
+    c->ok = c->ok && apart <= 1 && (!m->apart || m->mode != RDI_VERBS_SEND) &&
+            !wraps(m->base, m->slots, RDI_VERBS_HEADER + (uint64_t)m->max_msg) &&
+            !wraps(m->payload, m->slots, m->max_msg);
 }
 
 static void put_address(struct rdi_cursor *c, const struct rdi_verbs_address *a) {
@@ -106,7 +133,7 @@ size_t rdi_verbs_msg_write(const struct rdi_verbs_msg *m, uint8_t out[RDI_CTRL_M
         break;
     case RDI_VERBS_GRANT:
         put_queue_pairs(&c, m);
-        rdi_cursor_put(&c, m->base, 8);
+        put_memory(&c, m);
         rdi_cursor_put(&c, m->arrived, 8);
         rdi_cursor_put(&c, m->released, 8);
         break;
@@ -148,7 +175,7 @@ bool rdi_verbs_msg_read(struct rdi_verbs_msg *m, unsigned type, const void *in, 
         break;
     case RDI_VERBS_GRANT:
         get_queue_pairs(&c, m);
-        m->base = rdi_cursor_get(&c, 8);
+        get_memory(&c, m);
         m->arrived = rdi_cursor_get(&c, 8);
         m->released = rdi_cursor_get(&c, 8);
         c.ok = c.ok && m->released <= m->arrived && m->arrived - m->released <= m->slots;

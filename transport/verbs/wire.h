@@ -13,6 +13,7 @@
 #define RDI_VERBS_LINK_QPS (RDI_VERBS_RAILS * RDI_VERBS_QPS)
 #define RDI_VERBS_STRIPES 16u
 #define RDI_VERBS_TEXT 512
+#define RDI_VERBS_MSG_MAX (16u << 20)
 
 enum rdi_verbs_mode { RDI_VERBS_IMM, RDI_VERBS_SPLIT, RDI_VERBS_SEND };
 
@@ -40,15 +41,18 @@ struct rdi_verbs_msg {
     uint32_t slots, max_msg;
     unsigned npairs, nqps; // nqps of all pairs together
     struct {
-        uint8_t from, to; // rails of the sender and of the receiver
-        uint8_t mtu;      // enum ibv_mtu
-        uint32_t rkey;    // GRANT; of no meaning when nothing is written
+        uint8_t from, to;      // rails of the sender and of the receiver
+        uint8_t mtu;           // enum ibv_mtu
+        uint32_t rkey;         // GRANT; of no meaning when nothing is written
+        uint32_t payload_rkey; // GRANT, apart
     } pairs[RDI_VERBS_RAILS];
     struct rdi_verbs_qp_id qps[RDI_VERBS_LINK_QPS];
 
     char host[RDI_HOST_MAX];          // OFFER
     struct rdi_verbs_address address; // OFFER
     uint64_t base;                    // GRANT: address of the first slot
+    bool apart;                       // GRANT: headers there, payloads in device memory
+    uint64_t payload;                 // GRANT, apart: address of the first payload
     uint64_t arrived, released;       // GRANT, and the receiver's BYE
     uint64_t posted;                  // the sender's BYE
     unsigned bad;                     // AGAIN: bit per pair of the offer
@@ -63,7 +67,8 @@ bool rdi_verbs_msg_read(struct rdi_verbs_msg *m, unsigned type, const void *in, 
 
 // ---- Messages ------------------------------------------------------------------------------------
 
-// In a slot: header, then the payload. Written by this machine and read by that one: little-endian both, as the
+// In a slot: header, then the payload, or the header only where payloads lie apart from it (in device memory);
+// then it is a stripe of its own, the first. Written by this machine and read by that one: little-endian both, as the
 // payload is.
 #define RDI_VERBS_HEADER 128u
 struct rdi_verbs_header {

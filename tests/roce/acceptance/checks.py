@@ -114,6 +114,17 @@ def modes(lab):
     return [finish("data modes split and send", steps, lab.boot(steps))]
 
 
+def device_step(lab):
+    """rxe has no DMA-BUF: the transport must say so, and that host memory is used instead."""
+    return Step("device memory", lab.program("roce_device"))
+
+
+def device(lab):
+    say("device memory over a driver without DMA-BUF")
+    step = device_step(lab)
+    return [finish("device memory is refused by name", [step], lab.boot([step], "--one-vm"))]
+
+
 # ---- rondo-conform -------------------------------------------------------------------------------
 
 
