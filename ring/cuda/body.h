@@ -11,6 +11,12 @@
 #include "ring/cuda/ops.h"
 #include "ring/cuda/step.h"
 
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+// Chunks are loaded, used and stored under one and the same condition, which gcc does not follow at -O3.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 // X(op, type) for types whose operations take words of 4 bytes, and of 8; for all types; for all kernels.
 #define RDI_FOR_WORDS(X, op) \
     X(op, f32)               \
