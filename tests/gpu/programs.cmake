@@ -14,16 +14,15 @@ if(NOT Python3_Interpreter_FOUND)
     return()
 endif()
 
-# What ./run makes of parts that fail, hang, end, print garbage; the list; the way out without a GPU.
+# What ./run makes of parts that fail, hang, print garbage; the list; the way out without a GPU.
 add_test(NAME gpu_run_selftest COMMAND ${Python3_EXECUTABLE}
-    ${CMAKE_CURRENT_SOURCE_DIR}/selftest/selftest.py ${PROJECT_BINARY_DIR})
+    ${CMAKE_CURRENT_SOURCE_DIR}/selftest.py ${PROJECT_BINARY_DIR})
 rondo_test_properties(gpu_run_selftest LABELS gpu)
 
 # Its quick parts over the driver for tests.
-if(TARGET mock_twins_ring)
-    add_dependencies(gpu_probe mock_cuda mock_twins_ring)
-    add_test(NAME gpu_run_mock COMMAND ${Python3_EXECUTABLE}
-        ${CMAKE_CURRENT_SOURCE_DIR}/selftest/over_mock.py ${PROJECT_BINARY_DIR})
+if(rondo_cuda_image)
+    add_test(NAME gpu_run_mock COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/run --quick
+        --build ${PROJECT_BINARY_DIR} --only device,suite,latency --json ${PROJECT_BINARY_DIR}/gpu-mock.json)
     rondo_test_properties(gpu_run_mock LABELS gpu slow TIMEOUT 240)
     set_property(TEST gpu_run_mock APPEND PROPERTY ENVIRONMENT
         RONDO_CUDA_DRIVER=$<TARGET_FILE:mock_cuda>
