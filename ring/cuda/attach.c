@@ -179,7 +179,7 @@ static rondo_status own_part(struct rdi_gpu *g, int ordinal, struct record *me) 
                        : rdi_cuda_fail(r, "cannot make a stream on CUDA device %d", ordinal);
     s = s == RONDO_OK ? rdi_gpu_words_open(g) : s;
     s = s == RONDO_OK ? load_kernels(g) : s;
-    if (s == RONDO_OK) {
+    if (s == RONDO_OK && c->size > 1) {
         size_t pairs = (size_t)(c->local_size - 1) * pair_bytes(g);
         s = rdi_cuda_block_alloc(g->device, RDI_GPU_SLOTS * g->piece + pairs, &g->block);
     }

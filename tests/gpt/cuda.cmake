@@ -38,5 +38,5 @@ if(TARGET rondo-run)
         $<TARGET_FILE:rondo-run> $<TARGET_FILE:gpt_cuda_train>)
     rondo_test_properties(gpt_cuda_ranks TIMEOUT 300 LABELS gpt cuda)
     set_property(TEST gpt_cuda_ranks APPEND PROPERTY ENVIRONMENT ${gpt_mock}
-        MOCK_CUDA_TWINS=$<TARGET_FILE:mock_twins_gpt>:$<TARGET_FILE:mock_twins_ring> MOCK_CUDA_LEAKS=1)
+        MOCK_CUDA_TWINS=$<TARGET_FILE:mock_twins_gpt>:$<TARGET_FILE:mock_twins_ring>)
 endif()
