@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -33,6 +34,11 @@ def fails(b):
     shell("echo broken >&2; exit 3").ok()
 
 
+def hides(b):
+    """A grandchild in a session of its own holds the pipe and outlives its parent's end."""
+    shell("setsid sleep 601 & sleep 600", 1).ok()
+
+
 def hangs(b):
     shell("echo begun >&2; sleep 600 & sleep 600", 1).ok()
 
@@ -45,9 +51,13 @@ def skips(b):
     shell("echo 'no such thing' >&2; exit 77").ok()
 
 
+run.adopt_orphans()
 expect(passes, "pass", "'x': 1")
 expect(fails, "fail", "broken")
+begin = time.monotonic()
 expect(hangs, "fail", "did not end")
+expect(hides, "fail", "did not end")
+assert time.monotonic() - begin < 15 and not run.descendants(), run.descendants()
 expect(garbage, "fail", "no JSON")
 expect(skips, "skip", "no such thing")
 
@@ -64,4 +74,6 @@ wrong = call("--only", "nothing")
 assert wrong.returncode == 2 and "the parts are" in wrong.stdout, wrong.stdout
 none = call("--build", sys.argv[1], RONDO_CUDA_DRIVER="none")
 assert none.returncode == 77 and "cuda_driver=none" in none.stdout, none.stdout
-print("8 passed, 0 failed")
+run.Run.until = time.monotonic() + 2
+expect(passes, "skip", "no time is left")
+print("10 passed, 0 failed")
