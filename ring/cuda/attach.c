@@ -218,6 +218,11 @@ static rondo_status check_records(const struct attach *a) {
 static rondo_status map_block(struct rdi_gpu *g, const struct record *me, const struct record *p,
                               int peer) {
     struct rondo_comm *c = g->comm;
+    // Ranks of a host have blocks of one size; kernels will read up to the end of it.
+    if (p->ticket.bytes != g->block.bytes) {
+        return rdi_fail(RONDO_ERR_INVALID, "rank %d offers %llu bytes of device memory, not %zu",
+                        peer, (unsigned long long)p->ticket.bytes, g->block.bytes);
+    }
     // An allocation of virtual memory management is mapped by each device for itself.
     bool other_device = p->ordinal != g->device->ordinal;
     if (!same_process(c, me, p, c->rank, peer) ||

@@ -85,7 +85,7 @@ const char *rdi_gpu_reach_name(enum rdi_gpu_reach r);
 
 // ---- Staging rings -------------------------------------------------------------------------------
 
-enum rdi_gpu_class { RDI_GPU_RING, RDI_GPU_PAIRS, RDI_GPU_P2P, RDI_GPU_CLASSES };
+enum rdi_gpu_class { RDI_GPU_RING, RDI_GPU_PAIRS, RDI_GPU_P2P };
 
 struct rdi_gpu_edge {
     struct rdi_gpu_edge *next;
@@ -97,14 +97,14 @@ struct rdi_gpu_edge {
     rdi_cu_ptr base; // slot q at base + q * piece, as the device sees it
     char *host;      // staged: as the host sees it
     struct rdi_cuda_pinned pinned;
-    uint64_t
-        given; // pieces of all operations that were submitted; guarded by gpu->lock, as is what follows
+    // The engine's. out: slots that were freed; in: pieces that the device has consumed.
+    uint64_t over;
+    // Guarded by gpu->lock, as is what follows: pieces of all operations that were submitted.
+    uint64_t given;
     // send and recv: order of the ring's operations, and the stream of calls without one
     rdi_cu_event ordered;
     rdi_cu_stream stream;
     bool used;
-    uint64_t
-        over; // the engine's. out: slots that were freed; in: pieces that the device has consumed
 };
 
 // ---- Operations ----------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ struct rdi_gpu_op {
     struct rdi_gpu_lane *lanes;
     struct rdi_gpu_talk *talks;
     unsigned nlanes, ntalks;
-    int16_t *in_lane, *out_lane; // of each rank; -1: none
+    int32_t *in_lane, *out_lane; // of each rank; -1: none
     struct rdi_gpu_step *steps;  // in `words`, behind the flags
     rdi_cu_ptr steps_device;
     struct rdi_gpu_words *words; // pinned

@@ -69,9 +69,9 @@ static rondo_status count_lanes(struct rdi_gpu_op *op, const struct rondo_reques
         const struct rdi_gpu_move *m = &op->program.moves[i];
         for (int out = 0; out < 2; out++) {
             int peer = out ? m->out : m->in;
-            int16_t *lane = peer < 0 ? NULL : out ? &op->out_lane[peer] : &op->in_lane[peer];
+            int32_t *lane = peer < 0 ? NULL : out ? &op->out_lane[peer] : &op->in_lane[peer];
             if (lane && *lane < 0) {
-                *lane = (int16_t)op->nlanes;
+                *lane = (int32_t)op->nlanes;
                 struct rdi_gpu_lane *l = &op->lanes[op->nlanes++];
                 rondo_status s = rdi_gpu_edge_get(g, peer, out, class_of(r->kind), &l->edge);
                 if (s != RONDO_OK) {
@@ -107,7 +107,7 @@ static rondo_status lay_lanes(struct rdi_gpu_op *op) {
 }
 
 // The next piece of a lane: where it is, and which value of the flag it waits for.
-static uint64_t next_piece(struct rdi_gpu_op *op, int16_t lane, uint64_t bytes, uint64_t *flag,
+static uint64_t next_piece(struct rdi_gpu_op *op, int32_t lane, uint64_t bytes, uint64_t *flag,
                            uint32_t *value) {
     struct rdi_gpu_lane *l = &op->lanes[lane];
     uint32_t k = l->count++;
