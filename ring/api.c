@@ -130,7 +130,10 @@ static rondo_status on_device(const struct call *a, const rondo_comm *comm, bool
     return s;
 }
 
-static rondo_status submit(const struct call *a, rondo_comm *comm, rondo_request **req) {
+// `stamp`: the operation may lie in the inbox for a while, so the recorder is told when it came. A blocking call
+// takes it to the engine itself, and is spared the look at the clock.
+static rondo_status submit(const struct call *a, rondo_comm *comm, bool stamp,
+                           rondo_request **req) {
     bool device = false;
     if (comm) {
         rondo_status s = rdi_driver_check(comm->engine->driver);
@@ -148,6 +151,7 @@ static rondo_status submit(const struct call *a, rondo_comm *comm, rondo_request
     rondo_status s =
         rdi_request_new(comm, a->kind, a->send, a->recv, a->count, a->type, a->op, a->root, req);
     if (s == RONDO_OK) {
+        (*req)->marks.submitted = stamp ? rdi_now(&comm->engine->env) : 0;
         rdi_engine_push(comm->engine, *req);
     }
     return s;
@@ -159,7 +163,7 @@ static rondo_status start(struct call a, rondo_comm *comm, rondo_request **req) 
                         rdi_kind_name(a.kind));
     }
     rondo_request *r;
-    rondo_status s = submit(&a, comm, &r);
+    rondo_status s = submit(&a, comm, true, &r);
     if (s == RONDO_OK) {
         rdi_driver_kick(comm->engine->driver);
         *req = r;
@@ -169,7 +173,7 @@ static rondo_status start(struct call a, rondo_comm *comm, rondo_request **req) 
 
 static rondo_status run(struct call a, rondo_comm *comm) {
     rondo_request *r;
-    rondo_status s = submit(&a, comm, &r);
+    rondo_status s = submit(&a, comm, false, &r);
     return s == RONDO_OK ? rondo_wait(&r) : s;
 }
 

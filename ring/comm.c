@@ -175,6 +175,7 @@ rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int si
     }
     c->plan_hash = rdi_plan_hash(&c->plan);
     atomic_store(&c->timeout_ms, g->options.num[RDI_OPT_OP_TIMEOUT]);
+    c->record = rdi_record_open(c);
     c->next = g->comms;
     g->comms = c;
     for (unsigned i = 0; i < g->norphans;) {
@@ -204,6 +205,7 @@ static void bury(const struct rondo_comm *c) {
 
 void rdi_comm_free(struct rondo_comm *c, bool bye) {
     bury(c);
+    rdi_record_close(c);
     struct rondo_comm **at = &c->engine->comms;
     while (*at != c) {
         at = &(*at)->next;
@@ -230,6 +232,7 @@ void rdi_comm_fail(struct rondo_comm *c, rondo_status s, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(c->why, sizeof c->why, fmt, ap);
     va_end(ap);
+    rdi_record_fail(c, s);
     c->drain_until = rdi_now(&c->engine->env) + DRAIN_NS;
     atomic_store(&c->status, s);
     rdi_log(&c->engine->env, RONDO_LOG_ERROR, "rank %d: %s", c->rank, c->why);

@@ -260,11 +260,29 @@ void rdi_driver_lock(struct rdi_driver *d) {
     disarm(d);
 }
 
+bool rdi_driver_lock_until(struct rdi_driver *d, uint64_t until) {
+    bool mine;
+    atomic_fetch_add(&d->wanted, 1);
+    while (!(mine = try_token(d)) && rdi_now(&d->engine->env) < until) {
+        if (atomic_load(&d->sleeping)) {
+            wake_owner(d);
+        }
+        park(d, NULL, NULL);
+    }
+    atomic_fetch_sub(&d->wanted, 1);
+    if (mine) {
+        disarm(d);
+    } else {
+        wake_parked(d); // whoever stepped aside for this thread
+    }
+    return mine;
+}
+
 void rdi_driver_unlock(struct rdi_driver *d) { hand_over(d); }
 
 // ---- Driving -------------------------------------------------------------------------------------
 
-static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until) {
+static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until, enum rdi_wait wait) {
     struct pollfd p = {.fd = d->epfd, .events = POLLIN};
     uint64_t ns = until > now ? until - now : 0;
     ns = ns > UINT64_C(60000000000) ? UINT64_C(60000000000) : ns;
@@ -273,6 +291,10 @@ static void sleep_until(struct rdi_driver *d, uint64_t now, uint64_t until) {
     // An interrupted sleep is a short sleep; the caller looks again anyway. poll(2) on the epoll descriptor, as it
     // knows times shorter than a millisecond.
     (void)ppoll(&p, 1, &t, NULL);
+    if (wait != RDI_WAIT_NONE) {
+        atomic_fetch_add_explicit(&d->engine->recorder.waited[wait], rdi_now(&d->engine->env) - now,
+                                  memory_order_relaxed);
+    }
 }
 
 // How long a sleep may last at most. *napping: a device is at work; how long it has been tells how long it may still
@@ -337,7 +359,7 @@ static void drive(struct rdi_driver *d, bool (*done)(const void *), const void *
         if (arm(d, now, &wake_at)) {
             atomic_store(&d->sleeping, 1);
             if (!atomic_load(&e->inbox) && !atomic_load(&d->wanted)) {
-                sleep_until(d, now, wake_at);
+                sleep_until(d, now, wake_at, rdi_record_waiting(e));
             }
             atomic_store(&d->sleeping, 0);
             disarm(d);
@@ -423,11 +445,12 @@ static void thread_turn(struct rdi_driver *d, uint64_t *idle_since) {
     uint64_t until =
         wake_by(d, now, min64(now + THREAD_NAP_NS, rdi_engine_next_deadline(e)), &napping);
     bool sleep = arm(d, now, &until);
+    enum rdi_wait wait = rdi_record_waiting(e);
     atomic_store(&d->thread_asleep, 1);
     sleep = sleep && !atomic_load(&e->inbox);
     release_token(d);
     if (sleep && !atomic_load(&d->stop)) {
-        sleep_until(d, now, until);
+        sleep_until(d, now, until, wait);
     }
     atomic_store(&d->thread_asleep, 0);
     *idle_since = napping ? *idle_since : 0;

@@ -8,6 +8,7 @@
 // When a path is lost (RDI_LINK_LOST) the sender resets the link under the next epoch; once it is UP again
 // link->posted says what the receiver had whole, and everything after it is put again from the window.
 #include "ring/internal.h"
+#include "ring/record/hook.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -133,7 +134,8 @@ void rdi_flow_consume(struct rdi_flow *f, uint64_t n) {
     if (e->consumed == m.len) {
         e->consumed = 0;
         l->ops->release(l, l->released + 1);
-        atomic_fetch_add_explicit(&e->comm->bytes_received, m.len, memory_order_relaxed);
+        rdi_count(&e->comm->bytes_received, m.len);
+        rdi_record_message(f, m.len);
     }
     if (f->done == f->total) {
         pop_flow(e);
@@ -212,9 +214,9 @@ static void count_sent(struct rdi_edge *e, uint32_t len) {
     _Atomic uint64_t *wire = ops == &rdi_shm_ops     ? &c->bytes_shm
                              : ops == &rdi_verbs_ops ? &c->bytes_verbs
                                                      : &c->bytes_tcp;
-    atomic_fetch_add_explicit(&c->bytes_sent, len, memory_order_relaxed);
-    atomic_fetch_add_explicit(&c->messages, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(wire, len, memory_order_relaxed);
+    rdi_count(&c->bytes_sent, len);
+    rdi_count(&c->messages, 1);
+    rdi_count(wire, len);
 }
 
 static void flow_sent(struct rdi_flow *f, uint32_t len) {
@@ -263,6 +265,7 @@ static rondo_status send_one(struct rdi_edge *e) {
     }
     e->posted++;
     count_sent(e, (uint32_t)n);
+    rdi_record_message(f, n);
     f->sig_done = true;
     f->posted += n;
     if (last) {
@@ -338,7 +341,7 @@ int rdi_edge_progress(struct rdi_edge *e, uint64_t now) {
             rdi_log(&e->comm->engine->env, RONDO_LOG_WARN, "path lost, trying again: %s", l->why);
         }
         if (e->out && l->ops->reset) {
-            atomic_fetch_add_explicit(&e->comm->resets, 1, memory_order_relaxed);
+            rdi_count(&e->comm->resets, 1);
             rondo_status s = l->ops->reset(l, l->epoch + 1);
             if (s != RONDO_OK) {
                 rdi_comm_fail(e->comm, s, "%s", rondo_last_error());

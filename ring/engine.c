@@ -147,6 +147,7 @@ void rdi_engine_destroy(struct rdi_engine *e) {
     for (unsigned i = 0; i < e->nnets; i++) {
         e->nets[i]->ops->close(e->nets[i]);
     }
+    rdi_recorder_free(&e->recorder);
     free(e->orphans);
     free(e->peers);
     free(e);
@@ -311,7 +312,7 @@ int rdi_engine_progress(struct rdi_engine *e, bool busy) {
         moved += e->nets[i]->ops->progress(e->nets[i], busy);
     }
     close_over(e);
-    uint64_t now = rdi_now(&e->env);
+    uint64_t now = e->recorder.now = rdi_now(&e->env);
     for (struct rondo_comm *c = e->comms; c; c = c->next) {
         moved += rdi_comm_progress(c, now, false);
     }

@@ -15,6 +15,7 @@
 #ifndef RDI_RING_INTERNAL_H
 #define RDI_RING_INTERNAL_H
 
+#include "ring/record/record.h"
 #include "ring/ring.h"
 #include "transport/internal.h"
 
@@ -166,6 +167,7 @@ struct rondo_request {
     bool detached;          // nobody waits for it: freed when it is complete
     struct rdi_gpu_op *gpu; // on a device
     uint64_t state[8];      // the algorithm's own numbers
+    struct rdi_op_marks marks;
     // Written last by the engine, read by any thread: 0 under way, 1 complete.
     uint64_t finished; // ns, set before `complete`
     _Atomic int complete;
@@ -238,9 +240,17 @@ struct rondo_comm {
     uint64_t drain_until;
     bool drained, closing;
     struct rdi_gpu *_Atomic gpu; // NULL: not attached to a device
+    // Written by the engine's owner, read by any thread: rdi_count().
     _Atomic uint64_t operations, bytes_sent, bytes_received, messages, resets;
     _Atomic uint64_t bytes_shm, bytes_tcp, bytes_verbs; // shares of bytes_sent
+    struct rdi_record *record;                          // NULL: nothing is remembered
 };
+
+// Adds to an atomic that has one writer at a time: no locked instruction.
+static inline void rdi_count(_Atomic uint64_t *to, uint64_t n) {
+    atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
 
 rondo_status rdi_comm_create(struct rdi_engine *e, uint64_t id, int rank, int size,
                              const int *world, const struct rdi_plan *plan,
@@ -284,7 +294,10 @@ void rdi_request_drop(struct rondo_request *r);
 // The bytes of the caller's buffers, by kind.
 void rdi_buffer_sizes(const struct rondo_request *r, uint64_t *send, uint64_t *recv);
 
-// report.c: which counter of which edge does not move, in words
+// report.c: which counter of which edge does not move, in words. *text is constant memory.
+enum rdi_wait rdi_flow_wait(const struct rdi_flow *f, const char **text);
+// Of a whole operation: waits for peers first. *peer is a rank of the communicator or -1.
+enum rdi_wait rdi_op_wait(const struct rondo_request *r, int *peer, const char **text);
 void rdi_op_report(const struct rondo_request *r, char *buf, size_t cap);
 
 // ---- Engine --------------------------------------------------------------------------------------
@@ -329,7 +342,8 @@ struct rdi_engine {
     _Atomic(struct rondo_request *) inbox;
     _Atomic uint64_t completions; // grows with each completed operation
     _Atomic int active;           // operations submitted and not complete
-    struct rdi_driver *driver;    // whoever made the engine; not used by it
+    struct rdi_recorder recorder;
+    struct rdi_driver *driver; // whoever made the engine; not used by it
 };
 
 // Opens the nets that `names` lists (ops pointers; those that are UNSUPPORTED are left out, with a log line).
@@ -365,6 +379,8 @@ rondo_status rdi_driver_check(const struct rdi_driver *d);
 // Takes and gives back the ownership of the engine; blocks for as long as the present owner needs to notice.
 void rdi_driver_lock(struct rdi_driver *d);
 void rdi_driver_unlock(struct rdi_driver *d);
+// The same, but gives up at a time: false, the present owner has not come back.
+bool rdi_driver_lock_until(struct rdi_driver *d, uint64_t until);
 // After rdi_engine_push() by a thread that will not wait now.
 void rdi_driver_kick(struct rdi_driver *d);
 // Drives or waits until done(arg) holds or the clock passes `until`.

@@ -116,6 +116,7 @@ rondo_status rdi_request_new(struct rondo_comm *c, enum rdi_kind kind, const voi
     r->send = send;
     r->recv = recv;
     r->timeout_ns = (uint64_t)atomic_load(&c->timeout_ms) * UINT64_C(1000000);
+    r->marks.number = r->marks.submitted = 0;
     r->flows = r->inline_flows;
     r->status = RONDO_OK;
     atomic_init(&r->complete, 0);
@@ -220,6 +221,7 @@ static rondo_status start_op(struct rondo_request *r) {
     } else {
         number_collective(r);
     }
+    rdi_record_begin(r);
     if (atomic_load(&c->status) != RONDO_OK) {
         return RONDO_OK; // the drain completes it
     }
@@ -272,7 +274,8 @@ void rdi_op_complete(struct rondo_request *r, rondo_status s) {
     struct rdi_engine *g = c->engine;
     r->status = s;
     r->finished = rdi_now(&g->env);
-    atomic_fetch_add_explicit(&c->operations, 1, memory_order_relaxed);
+    rdi_record_end(r);
+    rdi_count(&c->operations, 1);
     atomic_fetch_sub(&g->active, 1);
     // After this store the request belongs to whoever waits for it.
     atomic_store_explicit(&r->complete, 1, memory_order_release);

@@ -13,35 +13,84 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *out_wait(const struct rdi_flow *f) {
+const char *rdi_wait_name(enum rdi_wait w) {
+    static const char *const names[RDI_WAIT_COUNT] = {
+        "NONE", "CONNECT", "ORDER", "LOCAL_DATA", "PEER_CREDIT", "WIRE", "REDUCE", "DEVICE"};
+    return w < RDI_WAIT_COUNT ? names[w] : "NONE";
+}
+
+bool rdi_wait_is_for_peer(enum rdi_wait w) {
+    return w == RDI_WAIT_CONNECT || w == RDI_WAIT_PEER_CREDIT || w == RDI_WAIT_WIRE;
+}
+
+static enum rdi_wait say(enum rdi_wait w, const char *words, const char **text) {
+    *text = words;
+    return w;
+}
+
+static enum rdi_wait out_wait(const struct rdi_flow *f, const char **text) {
     const struct rdi_edge *e = f->edge;
     const struct rdi_link *l = e->link;
     if (!l || l->state != RDI_LINK_UP) {
-        return "CONNECT: the link is not up";
+        return say(RDI_WAIT_CONNECT, "the link is not up", text);
     }
     if (f->posted == f->total) {
-        return "WIRE: data is sent but not acknowledged";
+        return say(RDI_WAIT_WIRE, "data is sent but not acknowledged", text);
     }
     if (e->head != f) {
-        return "ORDER: an earlier operation uses the edge";
+        return say(RDI_WAIT_ORDER, "an earlier operation uses the edge", text);
     }
     if (f->ready == f->posted) {
-        return "LOCAL_DATA: the next bytes are not reduced yet";
+        return say(RDI_WAIT_LOCAL_DATA, "the next bytes are not reduced yet", text);
     }
-    return e->posted >= l->credit ? "PEER_CREDIT: the receiver has no free slot"
-                                  : "WIRE: the transport takes no more";
+    return e->posted >= l->credit ? say(RDI_WAIT_PEER_CREDIT, "the receiver has no free slot", text)
+                                  : say(RDI_WAIT_WIRE, "the transport takes no more", text);
 }
 
-static const char *in_wait(const struct rdi_flow *f) {
+static enum rdi_wait in_wait(const struct rdi_flow *f, const char **text) {
     const struct rdi_edge *e = f->edge;
     if (!e->link) {
-        return "CONNECT: the peer has not connected";
+        return say(RDI_WAIT_CONNECT, "the peer has not connected", text);
     }
     if (e->head != f) {
-        return "ORDER: an earlier operation uses the edge";
+        return say(RDI_WAIT_ORDER, "an earlier operation uses the edge", text);
     }
-    return e->link->arrived == e->link->released ? "WIRE: nothing has arrived"
-                                                 : "REDUCE: data waits for other ranks' data";
+    return e->link->arrived == e->link->released
+               ? say(RDI_WAIT_WIRE, "nothing has arrived", text)
+               : say(RDI_WAIT_REDUCE, "data waits for other ranks' data", text);
+}
+
+enum rdi_wait rdi_flow_wait(const struct rdi_flow *f, const char **text) {
+    if (f->done == f->total) {
+        return say(RDI_WAIT_NONE, "", text);
+    }
+    return f->out ? out_wait(f, text) : in_wait(f, text);
+}
+
+enum rdi_wait rdi_op_wait(const struct rondo_request *r, int *peer, const char **text) {
+    enum rdi_wait best = RDI_WAIT_NONE;
+    *peer = -1;
+    *text = "";
+    for (int pass = 0; pass < 2; pass++) {
+        for (unsigned i = 0; i < r->nflows && !rdi_wait_is_for_peer(best); i++) {
+            const char *words;
+            enum rdi_wait w = r->flows[i].out == (pass == 1) ? rdi_flow_wait(&r->flows[i], &words)
+                                                             : RDI_WAIT_NONE;
+            if (w != RDI_WAIT_NONE && (best == RDI_WAIT_NONE || rdi_wait_is_for_peer(w))) {
+                best = w;
+                *text = words;
+                *peer = r->flows[i].edge->peer;
+            }
+        }
+    }
+    if (best == RDI_WAIT_NONE && r->sig_pending) {
+        *peer = (r->comm->rank + 1) % r->comm->size;
+        return say(RDI_WAIT_CONNECT, "its signature is not sent yet", text);
+    }
+    if (best == RDI_WAIT_NONE && r->gpu) {
+        return say(RDI_WAIT_DEVICE, "the device is at work", text);
+    }
+    return best;
 }
 
 void rdi_op_report(const struct rondo_request *r, char *buf, size_t cap) {
@@ -57,15 +106,17 @@ void rdi_op_report(const struct rondo_request *r, char *buf, size_t cap) {
                 continue;
             }
             const struct rdi_link *l = f->edge->link;
+            const char *text;
+            enum rdi_wait w = rdi_flow_wait(f, &text);
             n += snprintf(
                 buf + n, cap - (size_t)n,
-                " %s %s: %s (%llu of %llu bytes; credit %llu posted %llu sent %llu arrived %llu "
+                " %s %s: %s: %s (%llu of %llu bytes; credit %llu posted %llu sent %llu arrived "
+                "%llu "
                 "released %llu).",
                 f->out ? "To" : "From", rdi_comm_who(r->comm, f->edge->peer, who, sizeof who),
-                f->out ? out_wait(f) : in_wait(f), (unsigned long long)f->done,
-                (unsigned long long)f->total, (unsigned long long)(l ? l->credit : 0),
-                (unsigned long long)f->edge->posted, (unsigned long long)(l ? l->sent : 0),
-                (unsigned long long)(l ? l->arrived : 0),
+                rdi_wait_name(w), text, (unsigned long long)f->done, (unsigned long long)f->total,
+                (unsigned long long)(l ? l->credit : 0), (unsigned long long)f->edge->posted,
+                (unsigned long long)(l ? l->sent : 0), (unsigned long long)(l ? l->arrived : 0),
                 (unsigned long long)(l ? l->released : 0));
         }
     }

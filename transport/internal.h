@@ -93,6 +93,7 @@ enum rdi_opt {
     RDI_OPT_CUDA_DRIVER,      // string: path of libcuda, "none", "" = the loader's
     RDI_OPT_CUDA_REACH,       // enum auto memory direct staged
     RDI_OPT_CUDA_BLOCKS,      // int, thread blocks of a reduce kernel
+    RDI_OPT_RECORD,           // int, operations that are remembered
     RDI_OPT_DDP_FIRST_BUCKET, // size
     RDI_OPT_DDP_BUCKET,       // size
     RDI_OPT_COUNT

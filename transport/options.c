@@ -100,6 +100,8 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
     [RDI_OPT_CUDA_BLOCKS] = {"cuda_blocks", "int", "16", "1..1024",
                              "thread blocks of a reduce kernel: how many multiprocessors a"
                              " collective may take from the computation"},
+    [RDI_OPT_RECORD] = {"record", "int", "256", "0..65536",
+                        "operations that the flight recorder remembers for each communicator"},
     [RDI_OPT_DDP_FIRST_BUCKET] = {"ddp_first_bucket", "size", "1M", "4K..4G",
                                   "size of the gradient bucket that is ready first"},
     [RDI_OPT_DDP_BUCKET] = {"ddp_bucket", "size", "25M", "4K..4G",

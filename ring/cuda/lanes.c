@@ -169,9 +169,7 @@ static void produced(struct rdi_gpu_op *op, struct rdi_gpu_lane *l) {
         l->flow->ready = l->ends[l->device - 1];
     } else {
         // The peer's device reads the piece itself.
-        atomic_fetch_add_explicit(&op->gpu->comm->bytes_sent,
-                                  l->ends[l->device - 1] - start_of(l, l->device - 1),
-                                  memory_order_relaxed);
+        rdi_count(&op->gpu->comm->bytes_sent, l->ends[l->device - 1] - start_of(l, l->device - 1));
         say(talk_with(op, l->edge->peer), TOKEN_PIECE);
     }
 }

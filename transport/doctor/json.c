@@ -1,26 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The report for programs. Ids, sections and levels are stable; the words are not.
 #include "transport/doctor/doctor.h"
+#include "transport/text.h"
 
 #include <string.h>
-
-// Length of the UTF-8 character at s, 0 if it is none.
-static size_t character(const unsigned char *s) {
-    size_t n = s[0] < 0x80                   ? 1
-               : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-               : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
-                                             : 0;
-    n = s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : n;
-    for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    // Overlong forms, surrogates, beyond the last character.
-    bool wrong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-                 (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f);
-    return n > 1 && wrong ? 0 : n;
-}
 
 static void string(FILE *f, const char *key, const char *text) {
     fprintf(f, "\"%s\":", key);
@@ -30,7 +13,7 @@ static void string(FILE *f, const char *key, const char *text) {
     }
     fputc('"', f);
     for (const unsigned char *s = (const unsigned char *)text; *s != '\0';) {
-        size_t n = character(s);
+        size_t n = rdi_utf8_character(s);
         if (n == 0) {
             fputs("\\ufffd", f);
             n = 1;
