@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Communicators: edges by peer, signatures compared, failure flooded to every rank.
 //
-// Failure. The first cause wins: rdi_comm_fail() records it, then every link is told (RDI_CTRL_ABORT in both
+// Failure. The first cause wins (fault.c decides which that is), then every link is told (RDI_CTRL_ABORT in both
 // directions, so that it travels against the stream of data too), and peers pass it on. Links are closed, and
 // only then requests complete: nothing can touch their buffers any more.
 //
-//   OK --fail--> FAILED: abort sent on every link, answer awaited (at most DRAIN) --> links closed, requests
+//   OK --decided--> FAILED: abort sent on every link, answer awaited (at most DRAIN) --> links closed, requests
 //                                                                                     complete with the error
 #include "ring/cuda/gpu.h"
 #include "ring/internal.h"
@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DRAIN_NS UINT64_C(300000000)
 #define DEVICE_GRACE_NS \
     UINT64_C(10000000000) // for streams to go through what is left of a failed communicator
 
@@ -219,23 +218,28 @@ void rdi_comm_free(struct rondo_comm *c, bool bye) {
     free(c->hash);
     free(c->world);
     free(c->p2p_seq);
+    free(c->failure.failed);
     free(c);
 }
 
 // ---- Failure -------------------------------------------------------------------------------------
 
 void rdi_comm_fail(struct rondo_comm *c, rondo_status s, const char *fmt, ...) {
-    if (atomic_load(&c->status) != RONDO_OK) {
-        return;
-    }
+    char text[RDI_ERROR_TEXT];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(c->why, sizeof c->why, fmt, ap);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    rdi_record_fail(c, s);
-    c->drain_until = rdi_now(&c->engine->env) + DRAIN_NS;
-    atomic_store(&c->status, s);
-    rdi_log(&c->engine->env, RONDO_LOG_ERROR, "rank %d: %s", c->rank, c->why);
+    rdi_fault_accuse(c, -1, s, text);
+}
+
+void rdi_comm_fail_link(struct rondo_comm *c, int peer, rondo_status s, const char *fmt, ...) {
+    char text[RDI_ERROR_TEXT];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    rdi_fault_accuse(c, peer, s, text);
 }
 
 // Ends the operations of a communicator that has failed. A device has to be through with its part, too: its
@@ -263,6 +267,9 @@ static int drain(struct rondo_comm *c, uint64_t now) {
     bool waiting = false;
     int moved = 0;
     for (struct rdi_edge *e = c->edges; e; e = e->next) {
+        if (rdi_fault_is_lost(c, e->peer)) {
+            continue; // it will not answer
+        }
         if (e->link && e->link->state == RDI_LINK_CONNECTING) {
             // The peer may have accepted already: closed without a word, it would blame us.
             waiting = true;
@@ -374,6 +381,22 @@ static bool send_pending_sig(struct rondo_request *r) {
     return false;
 }
 
+// A rank that is late is no failure; it is named, less and less often.
+static void warn_slow(struct rondo_request *r, uint64_t now) {
+    int peer;
+    char what[256], who[128];
+    const char *wait;
+    (void)rdi_op_wait(r, &peer, &wait);
+    uint64_t started = r->deadline - r->timeout_ns;
+    r->warn_at = now + 2 * (now - started);
+    rdi_log(&r->comm->engine->env, RONDO_LOG_WARN,
+            "rank %d: %s no. %llu waits since %.1f s%s%s (%s); that rank is late, or waits for "
+            "another one itself",
+            r->comm->rank, rdi_op_describe(&r->sig, what, sizeof what),
+            (unsigned long long)r->sig.seq, (double)(now - started) / 1e9, peer >= 0 ? " for " : "",
+            peer >= 0 ? rdi_comm_who(r->comm, peer, who, sizeof who) : "", wait);
+}
+
 static int op_progress(struct rondo_request *r, uint64_t now) {
     int moved = r->algo ? r->algo->advance(r) : 0;
     if (r->sig_pending) {
@@ -387,6 +410,8 @@ static int op_progress(struct rondo_request *r, uint64_t now) {
         char text[RDI_ERROR_TEXT];
         rdi_op_report(r, text, sizeof text);
         rdi_comm_fail(r->comm, RONDO_ERR_TIMEOUT, "%s", text);
+    } else if (now >= r->warn_at) {
+        warn_slow(r, now);
     }
     return moved;
 }
@@ -398,6 +423,9 @@ int rdi_comm_progress(struct rondo_comm *c, uint64_t now, bool links_only) {
     }
     if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK) {
         return drain(c, now);
+    }
+    if (c->accused.stage != RDI_NOT_ACCUSED) {
+        return 0; // stands still until the failure is decided
     }
     for (struct rdi_edge *e = c->edges; e; e = e->next) {
         moved += rdi_edge_progress(e, now);

@@ -142,7 +142,7 @@ void rdi_driver_destroy(struct rdi_driver *d) {
         pthread_join(d->thread, NULL);
     }
     if (d->engine) {
-        rdi_engine_destroy(d->engine);
+        rdi_engine_destroy(d->engine); // ends the watch first, which nudges this driver
     }
     if (d->alive) {
         munmap(d->alive, (size_t)sysconf(_SC_PAGESIZE));
@@ -417,6 +417,11 @@ void rdi_driver_kick(struct rdi_driver *d) {
     } else if (!atomic_load(&d->has_thread)) {
         (void)rdi_driver_poll(d);
     }
+}
+
+void rdi_driver_nudge(struct rdi_driver *d) {
+    wake_owner(d);
+    wake_parked(d);
 }
 
 // ---- The progress thread -------------------------------------------------------------------------

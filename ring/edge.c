@@ -344,13 +344,13 @@ int rdi_edge_progress(struct rdi_edge *e, uint64_t now) {
             rdi_count(&e->comm->resets, 1);
             rondo_status s = l->ops->reset(l, l->epoch + 1);
             if (s != RONDO_OK) {
-                rdi_comm_fail(e->comm, s, "%s", rondo_last_error());
+                rdi_comm_fail_link(e->comm, e->peer, s, "%s", rondo_last_error());
             }
             return 1;
         }
         return 0;
     case RDI_LINK_FAILED:
-        rdi_comm_fail(e->comm, l->status, "%s", l->why);
+        rdi_comm_fail_link(e->comm, e->peer, l->status, "%s", l->why);
         return 1;
     case RDI_LINK_CLOSED:
         // What the receiver had whole is final now.
@@ -358,10 +358,10 @@ int rdi_edge_progress(struct rdi_edge *e, uint64_t now) {
         // In order after its last message: whatever was under way on this edge cannot end any more.
         if (unfinished(e)) {
             char a[128], what[256];
-            rdi_comm_fail(e->comm, RONDO_ERR_PEER,
-                          "%s destroyed its communicator while %s was under way here",
-                          rdi_comm_who(e->comm, e->peer, a, sizeof a),
-                          rdi_op_describe(&unfinished(e)->req->sig, what, sizeof what));
+            rdi_comm_fail_link(e->comm, e->peer, RONDO_ERR_PEER,
+                               "%s destroyed its communicator while %s was under way here",
+                               rdi_comm_who(e->comm, e->peer, a, sizeof a),
+                               rdi_op_describe(&unfinished(e)->req->sig, what, sizeof what));
             return 1;
         }
         return moved;

@@ -111,6 +111,7 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
     e->options = *options;
     e->job = *job;
     e->peers = peers;
+    e->all_watch = true;
     e->events = (struct rdi_net_events){
         .self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl, .slots = on_slots};
     struct rdi_net_params params = {
@@ -137,7 +138,34 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
     return RONDO_OK;
 }
 
+// ---- The watch -----------------------------------------------------------------------------------
+
+rondo_status rdi_engine_watch(struct rdi_engine *e, const struct rdi_net_ops *ops, void *extra,
+                              void (*wake)(void *arg), void *arg) {
+    rondo_status s = rdi_watch_open(&e->env, &e->options, &e->job, e->incarnation, ops, extra, wake,
+                                    arg, &e->watch);
+    if (s == RONDO_ERR_UNSUPPORTED) {
+        rdi_log(&e->env, RONDO_LOG_WARN, "this rank's peers are not watched: %s",
+                rondo_last_error());
+        s = RONDO_OK;
+    }
+    return s;
+}
+
+rondo_status rdi_engine_watch_begin(struct rdi_engine *e, bool threaded) {
+    if (e->watch && !e->all_watch) {
+        rdi_log(&e->env, RONDO_LOG_WARN,
+                "not all ranks can be watched: failures show at the data path only");
+        rdi_watch_close(e->watch);
+        e->watch = NULL;
+    }
+    return e->watch ? rdi_watch_begin(e->watch, threaded) : RONDO_OK;
+}
+
 void rdi_engine_destroy(struct rdi_engine *e) {
+    if (e->watch) {
+        rdi_watch_close(e->watch);
+    }
     while (e->comms) {
         rdi_comm_free(e->comms, false);
     }
@@ -155,9 +183,9 @@ void rdi_engine_destroy(struct rdi_engine *e) {
 
 // ---- Records: what ranks tell each other before links exist --------------------------------------
 //
-//   magic u32 | pid u32 | host_id 16 | host 64 | plan | nets u32 | { name 8, len u32, blob } …
+//   magic u32 | pid u32 | host_id 16 | host 64 | plan | nets u32 | { name 8, len u32, blob } … | watch
 
-#define RECORD_MAGIC 0x31444e52u
+#define RECORD_MAGIC 0x32444e52u
 
 size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void *buf) {
     char *p = buf;
@@ -187,7 +215,12 @@ size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void
         nets++;
     }
     memcpy(count, &nets, 4);
-    return (size_t)(p - (char *)buf);
+    struct rdi_watch_peer self = {.blob_len = 0};
+    if (e->watch) {
+        rdi_watch_self(e->watch, &self);
+    }
+    memcpy(p, &self, sizeof self);
+    return (size_t)(p + sizeof self - (char *)buf);
 }
 
 rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *record, size_t len,
@@ -230,6 +263,15 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
             }
         }
         p += 12 + n;
+    }
+    struct rdi_watch_peer watch;
+    if ((size_t)(end - p) < sizeof watch ||
+        (memcpy(&watch, p, sizeof watch), watch.blob_len > RDI_BLOB_MAX)) {
+        return rdi_fail(RONDO_ERR_INVALID, "rank %d sent a malformed address record", rank);
+    }
+    e->all_watch = e->all_watch && watch.blob_len > 0;
+    if (e->watch) {
+        rdi_watch_add(e->watch, rank, &watch);
     }
     return RONDO_OK;
 }
@@ -313,6 +355,7 @@ int rdi_engine_progress(struct rdi_engine *e, bool busy) {
     }
     close_over(e);
     uint64_t now = e->recorder.now = rdi_now(&e->env);
+    moved += rdi_fault_progress(e, now);
     for (struct rondo_comm *c = e->comms; c; c = c->next) {
         moved += rdi_comm_progress(c, now, false);
     }
@@ -320,7 +363,7 @@ int rdi_engine_progress(struct rdi_engine *e, bool busy) {
 }
 
 uint64_t rdi_engine_next_deadline(const struct rdi_engine *e) {
-    uint64_t t = UINT64_MAX;
+    uint64_t t = rdi_fault_next(e);
     for (const struct rondo_comm *c = e->comms; c; c = c->next) {
         if (atomic_load_explicit(&c->status, memory_order_relaxed) != RONDO_OK) {
             // Its operations end with the drain, whatever their own deadlines are.
@@ -329,6 +372,7 @@ uint64_t rdi_engine_next_deadline(const struct rdi_engine *e) {
         }
         for (const struct rondo_request *r = c->head; r; r = r->next) {
             t = r->deadline < t ? r->deadline : t;
+            t = r->warn_at < t ? r->warn_at : t;
         }
     }
     return t;

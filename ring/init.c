@@ -92,12 +92,22 @@ static rondo_status world_comm(struct rdi_engine *e, uint64_t id, const struct r
 
 // The first operation: finds paths that do not work before the job does. A link that cannot be opened fails
 // after connect_timeout and knows the reason, so it is given the time to say it.
-static rondo_status first_barrier(struct rondo_comm *c) {
+rondo_status rdi_comm_first_barrier(struct rondo_comm *c) {
     const struct rdi_options *o = &c->engine->options;
     atomic_store(&c->timeout_ms, o->num[RDI_OPT_CONNECT_TIMEOUT] + FIRST_GRACE_MS);
     rondo_status s = rondo_barrier(c);
     atomic_store(&c->timeout_ms, o->num[RDI_OPT_OP_TIMEOUT]);
-    return s == RONDO_OK ? s : rdi_fail_prefix(s, "connecting the ranks failed");
+    // A rank that is lost is named first, wherever it was lost.
+    return s == RONDO_OK || s == RONDO_ERR_PEER ? s
+                                                : rdi_fail_prefix(s, "connecting the ranks failed");
+}
+
+// On the watch's thread.
+static void on_news(void *arg) {
+    const struct rdi_engine *e = arg;
+    if (e->driver) {
+        rdi_driver_nudge(e->driver);
+    }
 }
 
 rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
@@ -136,10 +146,19 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
         goto out;
     }
     e->peers[job.rank].pid = (int)getpid();
+    if (job.size > 1) {
+        s = rdi_engine_watch(e, &rdi_tcp_ops, NULL, on_news, e);
+        if (s != RONDO_OK) {
+            goto out;
+        }
+    }
     plan_from_options(options, &plan);
     s = meet(e, b, &plan, &id);
     if (s == RONDO_OK) {
         s = rdi_driver_create(e, &d);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_engine_watch_begin(e, true);
     }
     if (s == RONDO_OK) {
         s = world_comm(e, id, &plan, &c);
@@ -148,7 +167,7 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
         s = rdi_driver_start_thread(d);
     }
     if (s == RONDO_OK) {
-        s = first_barrier(c);
+        s = rdi_comm_first_barrier(c);
     }
 out:
     if (s == RONDO_OK) {
@@ -175,7 +194,7 @@ struct ticket {
     int64_t color, key;
 };
 
-static uint64_t mix(uint64_t a, uint64_t b) {
+uint64_t rdi_mix(uint64_t a, uint64_t b) {
     // splitmix64's finaliser over a combination of both; ids need to differ, not to be secret.
     uint64_t x = a + UINT64_C(0x9e3779b97f4a7c15) * (b + 1);
     x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -222,16 +241,20 @@ rondo_status rondo_comm_split(rondo_comm *comm, int color, int key, rondo_comm *
             me = list[i] == comm->rank ? i : me;
             list[i] = comm->world[list[i]];
         }
-        uint64_t id = mix(mix(comm->id, number), (uint64_t)color);
+        uint64_t id = rdi_mix(rdi_mix(comm->id, number), (uint64_t)color);
         rdi_driver_lock(comm->engine->driver);
         s = rdi_comm_create(comm->engine, id, me, m, list, &comm->plan, &c);
+        if (s == RONDO_OK) {
+            c->birth = comm->birth;
+            comm->engine->watch_seen = UINT64_MAX; // of what was decided meanwhile
+        }
         rdi_driver_unlock(comm->engine->driver);
     }
     free(all);
     free(list);
     if (c && s == RONDO_OK) {
         // So that every member has created it, and its paths are known to work, before anybody uses or leaves it.
-        s = first_barrier(c);
+        s = rdi_comm_first_barrier(c);
         if (s != RONDO_OK) {
             (void)rondo_comm_destroy(c);
         }

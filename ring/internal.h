@@ -18,6 +18,7 @@
 #include "ring/record/record.h"
 #include "ring/ring.h"
 #include "transport/internal.h"
+#include "transport/watch/watch.h"
 
 #include <stdatomic.h>
 
@@ -25,8 +26,9 @@
 #define RDI_INLINE_FLOWS 6
 #define RDI_COPY_MAX \
     2048 // payloads up to this size are copied, so that their source is free at once
-#define RDI_SIG_HISTORY 64 // operations whose signature is kept for comparison
-#define RDI_EARLY_SIGS 64  // signatures of operations that this rank has not submitted yet
+#define RDI_SLOW_NS UINT64_C(3000000000) // an operation that takes longer is told of
+#define RDI_SIG_HISTORY 64               // operations whose signature is kept for comparison
+#define RDI_EARLY_SIGS 64 // signatures of operations that this rank has not submitted yet
 
 struct rdi_engine;
 struct rdi_gpu;
@@ -159,6 +161,7 @@ struct rondo_request {
     char *recv;
     char *scratch; // algorithm's memory, freed at completion
     uint64_t timeout_ns, deadline;
+    uint64_t warn_at;       // when to say next that it is slow, and for whom it waits
     struct rdi_flow *flows; // nflows, inline_flows or from malloc
     struct rdi_flow inline_flows[RDI_INLINE_FLOWS];
     unsigned nflows, flows_left;
@@ -239,7 +242,26 @@ struct rondo_comm {
     char why[RDI_ERROR_TEXT];
     uint64_t drain_until;
     bool drained, closing;
-    struct rdi_gpu *_Atomic gpu; // NULL: not attached to a device
+    // What this rank holds for the failure until all ranks have agreed on one (fault.c).
+    struct {
+        enum { RDI_NOT_ACCUSED, RDI_HELD, RDI_REPORTED } stage;
+        rondo_status status;
+        int peer; // the rank whose link failed; -1
+        uint64_t since, until;
+        char why[RDI_ERROR_TEXT];
+    } accused;
+    // The failure as rondo_comm_failure() tells it; complete before `status` is set.
+    struct {
+        uint64_t epoch, operation;
+        int culprit, nfailed, waiting_for;
+        int *failed;
+        char cause[RDI_ERROR_TEXT];
+        const char *stage, *wait;
+    } failure;
+    uint64_t birth;                           // decisions of the watch that came before it
+    uint64_t agree_seq, shrink_seq, grow_seq; // ballots so far
+    bool newcomer;                            // this rank came to it by being started again
+    struct rdi_gpu *_Atomic gpu;              // NULL: not attached to a device
     // Written by the engine's owner, read by any thread: rdi_count().
     _Atomic uint64_t operations, bytes_sent, bytes_received, messages, resets;
     _Atomic uint64_t bytes_shm, bytes_tcp, bytes_verbs; // shares of bytes_sent
@@ -258,9 +280,13 @@ rondo_status rdi_comm_create(struct rdi_engine *e, uint64_t id, int rank, int si
 // Frees a communicator that has no active operation; `bye` as in close_link.
 void rdi_comm_free(struct rondo_comm *c, bool bye);
 int rdi_comm_progress(struct rondo_comm *c, uint64_t now, bool links_only);
-// First failure wins; wakes nobody by itself (progress completes the operations).
+// A failure that this rank has seen. The first one wins: among the ranks by the watch's verdict, where there is a
+// watch, else here. Wakes nobody by itself (progress completes the operations).
 void rdi_comm_fail(struct rondo_comm *c, rondo_status s, const char *fmt, ...)
     __attribute__((format(printf, 3, 4), cold));
+// The same where a link to a rank failed: the watch is given the time to find out whether that rank is lost.
+void rdi_comm_fail_link(struct rondo_comm *c, int peer, rondo_status s, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5), cold));
 rondo_status rdi_comm_edge(struct rondo_comm *c, bool out, int peer, unsigned channel,
                            struct rdi_edge **edge);
 void rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link);
@@ -273,6 +299,29 @@ void rdi_comm_mismatch(struct rondo_comm *c, int from, const struct rdi_sig *the
                        const struct rdi_sig *ours);
 // "rank 3 (host a, pid 7)" for messages.
 const char *rdi_comm_who(const struct rondo_comm *c, int rank, char *buf, size_t cap);
+
+// fault.c: from what this rank saw and what all agreed on to the communicator's one failure
+void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char *text);
+// Sets the failure; `cause` is the same on all ranks, what this rank was doing is added.
+void rdi_fault_decide(struct rondo_comm *c, rondo_status s, const char *cause);
+// Whether that rank is in the failed set that ended the communicator.
+bool rdi_fault_is_lost(const struct rondo_comm *c, int rank);
+int rdi_fault_progress(struct rdi_engine *e, uint64_t now);
+// When it wants to be called next at the latest.
+uint64_t rdi_fault_next(const struct rdi_engine *e);
+
+// elastic.c
+struct rdi_agreement {
+    uint64_t flags, epoch;
+    uint64_t live[RDI_WATCH_SET]; // ranks of the communicator
+};
+// rondo_comm_agree(), with all that was agreed.
+rondo_status rdi_comm_agree(struct rondo_comm *c, uint64_t flags, struct rdi_agreement *out);
+// Restarted ranks that are not of this communicator and had joined the job by `epoch`; world ranks to `list`, if
+// not NULL (room for job.size).
+int rdi_comm_newcomers_at(const struct rondo_comm *c, uint64_t epoch, int *list);
+// A restarted rank's way in: waits for an invitation and makes the communicator.
+rondo_status rdi_elastic_enter(struct rdi_engine *e, struct rondo_comm **out);
 
 // edge.c
 void rdi_edge_free(struct rdi_edge *e, bool bye);
@@ -343,7 +392,11 @@ struct rdi_engine {
     _Atomic uint64_t completions; // grows with each completed operation
     _Atomic int active;           // operations submitted and not complete
     struct rdi_recorder recorder;
-    struct rdi_driver *driver; // whoever made the engine; not used by it
+    struct rdi_driver *driver;    // whoever made the engine; not used by it
+    struct rdi_watch *watch;      // NULL: nobody watches, failures show at the data path only
+    uint64_t watch_seen;          // its news up to here are in
+    bool all_watch;               // every peer that was added has one
+    uint32_t incarnation;         // how often this rank was started again
 };
 
 // Opens the nets that `names` lists (ops pointers; those that are UNSUPPORTED are left out, with a log line).
@@ -359,6 +412,11 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
                                  struct rdi_plan *plan);
 // Once: drains the inbox, moves nets and communicators. Returns how many things moved.
 int rdi_engine_progress(struct rdi_engine *e, bool busy);
+// Gives the engine the watch that its record and its peers' records are to name.
+rondo_status rdi_engine_watch(struct rdi_engine *e, const struct rdi_net_ops *ops, void *extra,
+                              void (*wake)(void *arg), void *arg);
+// All peers are added: the watch begins, or is dropped where one of them has none.
+rondo_status rdi_engine_watch_begin(struct rdi_engine *e, bool threaded);
 // The earliest deadline of any operation, or UINT64_MAX.
 uint64_t rdi_engine_next_deadline(const struct rdi_engine *e);
 // Whether a device is at work on an operation: what it says comes without waking anybody.
@@ -391,11 +449,17 @@ bool rdi_driver_wait_owned(struct rdi_driver *d, bool (*done)(const void *arg), 
                            uint64_t until);
 // One pass, if nobody else is at it: RONDO_OK when something moved, else RONDO_AGAIN.
 rondo_status rdi_driver_poll(struct rdi_driver *d);
+// The engine has something to do that no descriptor tells. Any thread.
+void rdi_driver_nudge(struct rdi_driver *d);
 // Starts the progress thread, unless there is one or option progress=caller forbids it.
 rondo_status rdi_driver_start_thread(struct rdi_driver *d);
 uint64_t rdi_driver_sleeps(const struct rdi_driver *d);
 // For the layers above: the same, by communicator.
 rondo_status rdi_comm_start_thread(struct rondo_comm *c);
+// The first barrier of a communicator: all members have it and its paths work (init.c).
+rondo_status rdi_comm_first_barrier(struct rondo_comm *c);
+// Splits, shrinks and grows: an id that all members derive from the same numbers.
+uint64_t rdi_mix(uint64_t a, uint64_t b);
 // rondo_wait(), and when the operation was complete.
 rondo_status rdi_wait_stamped(struct rondo_request **req, uint64_t *finished);
 

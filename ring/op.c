@@ -235,6 +235,7 @@ static rondo_status start_op(struct rondo_request *r) {
 void rdi_op_submit(struct rondo_request *r) {
     struct rondo_comm *c = r->comm;
     r->deadline = rdi_now(&c->engine->env) + r->timeout_ns;
+    r->warn_at = rdi_now(&c->engine->env) + RDI_SLOW_NS;
     r->next = NULL;
     r->prev = c->tail;
     if (c->tail) {

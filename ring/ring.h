@@ -97,6 +97,64 @@ RONDO_API rondo_status rondo_comm_abort(rondo_comm *comm, const char *reason);
 // thread; does not block.
 RONDO_API rondo_status rondo_comm_error(const rondo_comm *comm);
 
+// ---- Failure, and going on after it --------------------------------------------------------------
+//
+// Every rank watches others on connections of its own, beside the data paths, on a small thread: so a rank that
+// computes without calling Rondo is alive, and a data path that is stuck hides nothing. A process that ends is known
+// within milliseconds; a host that acknowledges nothing is declared lost after option peer_timeout (3 s); a process
+// that is stopped (SIGSTOP, a debugger) is reported in the log and declared lost after stop_grace (10 s); a rank that
+// is late is reported in the log and nothing else. Decisions are numbered (epochs) and the same on all ranks that
+// are left: each makes a *failed set*, whose lowest rank is called the culprit. A side of a network partition without
+// a majority of the ranks that may live (a tie goes to the lowest rank's side) gets RONDO_ERR_PARTITIONED and cannot
+// shrink. A path that is lost between two live ranks is RONDO_ERR_PATH, and no rank is to blame.
+//
+// The first failure of a communicator is agreed on, too: all operations on all its ranks end with the same status.
+
+// What ended a communicator. `cause` is the same text on all ranks; stage, operation, wait and waiting_for tell what
+// this rank was doing then.
+typedef struct rondo_failure {
+    size_t size;         // sizeof(rondo_failure), set by the caller
+    rondo_status status; // RONDO_OK while the communicator works; the rest is empty then
+    uint64_t epoch;      // number of the decision that declared ranks lost; 0 if none did
+    int culprit;         // lowest rank of the failed set; -1 if no rank is lost
+    int nfailed;         // ranks of this communicator in the failed set
+    const int *failed;   // they, ascending; the communicator's memory
+    const char *host;    // the culprit's host
+    const char *cause;   // "rank 3 (host b, pid 77) ended: its process is gone"
+    const char *stage;   // operation that was under way here: "all_reduce" ...; "idle" if none
+    uint64_t operation;  // its number
+    const char *wait;    // the counter that stood still: "WIRE: nothing has arrived" ...
+    int waiting_for;     // rank that it waited for; -1 if none
+} rondo_failure;
+
+// Fills *out (as many bytes as out->size says). Texts are the communicator's memory. Any thread; does not block.
+RONDO_API rondo_status rondo_comm_failure(const rondo_comm *comm, rondo_failure *out);
+
+// *flags = bitwise AND of the flags of all ranks of `comm` that live, the same on all of them, however many die
+// while it runs. Also works on a communicator in error. Collective over the ranks that live, which all have to make
+// the same calls of it in the same order; blocks up to the operations' deadline. Errors: RONDO_ERR_PARTITIONED,
+// RONDO_ERR_PEER when the others have declared this rank lost, RONDO_ERR_TIMEOUT, RONDO_ERR_UNSUPPORTED when the job
+// is not watched. After MPI_Comm_agree of ULFM (Bland et al., IJHPCA 2013).
+RONDO_API rondo_status rondo_comm_agree(rondo_comm *comm, uint64_t *flags);
+
+// A communicator of the ranks of `comm` that live, in the same order, whose paths were tried; `comm` stays as it is
+// (in error, as a rule) and is to be destroyed. Collective over those ranks; blocks; tolerates further deaths while
+// it runs: either all that are left get the same communicator, or all get an error. New links, memory and keys: a
+// rank that was declared lost and wakes up can write nowhere. Errors as rondo_comm_agree().
+RONDO_API rondo_status rondo_comm_shrink(rondo_comm *comm, rondo_comm **out);
+
+// How many restarted ranks of the job wait to be admitted to a communicator like this one. What it says can differ
+// from rank to rank for a moment; rondo_comm_grow() agrees on it. Any thread; does not block.
+RONDO_API int rondo_comm_newcomers(const rondo_comm *comm);
+
+// A communicator of the ranks of `comm` and of all restarted ranks that wait, ordered by their rank in the job; there
+// rondo_init() returns it. Collective over `comm`, which must not be in error; blocks. RONDO_AGAIN and no communicator
+// when nobody waits; otherwise errors as rondo_comm_shrink(). For a communicator that spanned the job.
+RONDO_API rondo_status rondo_comm_grow(rondo_comm *comm, rondo_comm **out);
+
+// 1 if this rank was started again and came to `comm` by rondo_init() of the restarted process, else 0.
+RONDO_API int rondo_comm_is_newcomer(const rondo_comm *comm);
+
 // Rank of the caller and number of ranks; local: among the ranks that share this host's memory. -1 for NULL.
 RONDO_API int rondo_comm_rank(const rondo_comm *comm);
 RONDO_API int rondo_comm_size(const rondo_comm *comm);

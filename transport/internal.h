@@ -69,6 +69,8 @@ enum rdi_opt {
     RDI_OPT_CONNECT_TIMEOUT,  // ms
     RDI_OPT_OP_TIMEOUT,       // ms
     RDI_OPT_PATH_GRACE,       // ms
+    RDI_OPT_PEER_TIMEOUT,     // ms, silence of a host until its ranks are given up
+    RDI_OPT_STOP_GRACE,       // ms, the same of a process that is stopped
     RDI_OPT_PROGRESS,         // enum auto thread caller
     RDI_OPT_SPIN,             // us, busy polling before sleep; "auto"
     RDI_OPT_ORDER,            // enum default strict
@@ -278,6 +280,8 @@ struct rdi_net_params {
     const struct rdi_job *job; // outlives the net
     const struct rdi_net_events *events;
     void *extra; // sim: the simulated host to live on
+    bool
+        prompt; // peers listened before their address was given to us: who refuses a connection is gone
 };
 
 // Base of every net.
@@ -337,6 +341,10 @@ struct rdi_net_ops {
     // 64 on belong to the transports.
     // RONDO_AGAIN when there is no room (try after progress()) or while CONNECTING.
     rondo_status (*ctrl)(struct rdi_link *link, unsigned type, const void *msg, size_t len);
+
+    // Whether the peer's host has taken all that ctrl() sent on this link, which says nothing about its process. NULL:
+    // the transport cannot tell.
+    bool (*delivered)(struct rdi_link *link);
 
     // Sender, state LOST: makes sure that nothing of the old epoch can be delivered or written any more and
     // starts a new path under `epoch`. State is CONNECTING afterwards; once UP, link->posted, link->sent equal

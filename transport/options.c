@@ -35,6 +35,10 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
                             "deadline of an operation; one that expires aborts its communicator"},
     [RDI_OPT_PATH_GRACE] = {"path_grace", "ms", "5s", "0ms..1h",
                             "how long a lost connection to a live rank may take to come back"},
+    [RDI_OPT_PEER_TIMEOUT] = {"peer_timeout", "ms", "3s", "200ms..10m",
+                              "silence of a host after which its ranks are declared lost"},
+    [RDI_OPT_STOP_GRACE] = {"stop_grace", "ms", "10s", "100ms..24h",
+                            "how long a process may be stopped before it is declared lost"},
     [RDI_OPT_PROGRESS] =
         {"progress", "enum", "auto", "auto|thread|caller",
          "who moves operations forward: a thread of the library, or the calls that the"

@@ -15,6 +15,7 @@
 #define BACKOFF_MIN 10 // ms between attempts, doubled each time
 #define BACKOFF_MAX 500
 #define REFUSED_PATIENCE (3000 * RDI_MS)   // a peer that refuses for so long will not come
+#define PROMPT_PATIENCE (30 * RDI_MS)      // ... where it listened before we knew its address
 #define RAIL_PATIENCE (3000 * RDI_MS)      // a rail that others are so far ahead of is given up
 #define LOST_RAIL_PATIENCE (1000 * RDI_MS) // the same, of a rail that may be why the link was lost
 #define REDIAL (300 * RDI_MS)              // the kernel would repeat itself less and less often
@@ -396,7 +397,10 @@ void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now) {
     if (l->base.state != RDI_LINK_CONNECTING) {
         return;
     }
-    if (l->refused_since != 0 && now - l->refused_since >= REFUSED_PATIENCE) {
+    uint64_t patience = l->reason_status != RONDO_AGAIN && l->base.net->params.prompt
+                            ? PROMPT_PATIENCE
+                            : REFUSED_PATIENCE;
+    if (l->refused_since != 0 && now - l->refused_since >= patience) {
         if (l->reason_status == RONDO_AGAIN) {
             rdi_tcp_link_fail(l, RONDO_ERR_SYSTEM, "%s", l->reason);
         } else {

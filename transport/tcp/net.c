@@ -413,6 +413,7 @@ const struct rdi_net_ops rdi_tcp_ops = {
     .peek = rdi_tcp_op_peek,
     .release = rdi_tcp_op_release,
     .ctrl = rdi_tcp_op_ctrl,
+    .delivered = rdi_tcp_op_delivered,
     .reset = rdi_tcp_op_reset,
     .close_link = rdi_tcp_op_close_link,
     .progress = net_progress,

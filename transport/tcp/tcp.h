@@ -273,6 +273,7 @@ void rdi_tcp_op_describe(struct rdi_link *link, char *buf, size_t cap);
 // ---- tx.c ----------------------------------------------------------------------------------------
 
 rondo_status rdi_tcp_op_put(struct rdi_link *link, const struct rdi_put *put);
+bool rdi_tcp_op_delivered(struct rdi_link *link);
 rondo_status rdi_tcp_op_ctrl(struct rdi_link *link, unsigned type, const void *msg, size_t len);
 bool rdi_tcp_tx_frame(struct rdi_tcp_path *p, const struct rdi_tcp_frame *f, const void *payload);
 bool rdi_tcp_tx_pending(const struct rdi_tcp_path *p);

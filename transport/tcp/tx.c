@@ -9,8 +9,10 @@
 #include "transport/tcp/bytes.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 
 #define IOVS 16                 // pieces in one system call
@@ -234,6 +236,14 @@ rondo_status rdi_tcp_op_ctrl(struct rdi_link *link, unsigned type, const void *m
     }
     rdi_tcp_tx(l->paths[0]);
     return RONDO_OK;
+}
+
+bool rdi_tcp_op_delivered(struct rdi_link *link) {
+    const struct rdi_tcp_link *l = (struct rdi_tcp_link *)link;
+    const struct rdi_tcp_path *p = link->state == RDI_LINK_UP ? l->paths[0] : NULL;
+    int unacknowledged = 1;
+    return p != NULL && p->tx.ctl_len == 0 && ioctl(p->fd, SIOCOUTQ, &unacknowledged) == 0 &&
+           unacknowledged == 0;
 }
 
 // ---- Acknowledgement -----------------------------------------------------------------------------

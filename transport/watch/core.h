@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+// The watch's private structs.
+//
+//   wire.c     messages
+//   links.c    connections, heartbeats, evidence
+//   member.c   suspicions, proposals, commits
+//   agree.c    verdicts and votes
+//   join.c     newcomers
+//   watch.c    life, questions
+//   thread.c   the thread, and what only a process has: pidfds, /proc
+#ifndef RDI_TRANSPORT_WATCH_CORE_H
+#define RDI_TRANSPORT_WATCH_CORE_H
+
+#include "transport/watch/wire.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define RDI_W_MESH 16                     // up to so many ranks everybody watches everybody
+#define RDI_W_VERDICTS 64                 // remembered
+#define RDI_W_RESULTS 128                 // remembered
+#define RDI_W_LOG 64                      // decisions that are told again to who missed them
+#define RDI_W_COMM UINT64_C(0x6863746177) // "watch": the communicator id of its links
+#define RDI_W_MS UINT64_C(1000000)
+
+struct rdi_w_out { // a message that waits for its link
+    struct rdi_w_out *next;
+    unsigned type;
+    size_t len;
+    uint8_t bytes[];
+};
+
+// What this rank knows of another one.
+struct rdi_w_rank {
+    struct rdi_watch_peer peer;
+    struct rdi_link *link; // to or from it, at most one in use
+    struct rdi_w_out *out, *out_tail;
+    unsigned nout;
+    uint64_t heard;      // ns, anything from it
+    uint64_t connect_at; // not linked: when to try again
+    bool wanted;         // a link to it is to be kept
+    bool was_up;         // the link has been UP
+    bool doubt;          // a link to it failed: whoever may, connects at once
+    bool watched;        // it is one of those whose silence this rank looks at
+    bool left;           // said good-bye
+    bool told_stopped;
+    uint64_t failed_at, joined_at; // epochs
+    uint32_t failed_incarnation;
+    // Suspicion, by this rank or by others; void once the epoch has taken it in.
+    enum rdi_watch_cause cause;
+    bool own; // this rank's own evidence
+    uint64_t since, refreshed;
+    char text[RDI_WATCH_TEXT];
+    char verdict[RDI_WATCH_TEXT]; // of the decision that failed it
+    // A newcomer at work to join: its record, and who has it.
+    uint8_t *record;
+    uint32_t record_len, record_total, record_incarnation;
+    bool ready;
+    uint64_t alive_until; // somebody hears it: silence is no evidence until then
+};
+
+struct rdi_w_verdict_entry {
+    uint64_t comm, epoch;
+    rondo_status status;
+    uint32_t origin;
+    bool decided;
+    char text[RDI_ERROR_TEXT];
+};
+
+struct rdi_w_ballot {
+    bool open, mine; // mine: this rank has voted
+    uint64_t comm, tag, flags, birth, told_epoch, sent_at;
+    int n;
+    int *members; // NULL until this rank votes
+    struct {
+        int rank;
+        uint64_t flags, epoch;
+    } * votes; // by others, cap_votes
+    unsigned nvotes, cap_votes;
+    uint64_t queried_epoch;
+    bool queried;
+};
+
+struct rdi_w_final {
+    uint64_t comm, tag, flags, epoch;
+    uint64_t *live; // words
+    unsigned words;
+};
+
+struct rdi_watch {
+    pthread_mutex_t lock;
+    struct rdi_env env;
+    struct rdi_options options; // the net's own
+    struct rdi_job job;
+    int rank, size;
+    uint32_t incarnation;
+    struct rdi_net_events events;
+    struct rdi_net *net;
+    void (*wake)(void *arg);
+    void *wake_arg;
+    bool begun, closing, woken; // woken: wake() is due
+    uint64_t began;
+    uint64_t timeout_ns, grace_ns, beat_ns; // silence, stop, interval
+    struct rdi_w_rank *ranks;
+    struct rdi_watch_peer self;
+
+    uint64_t epoch, beat_at, tick_at, report_at;
+    _Atomic uint64_t news;
+    rondo_status state;
+    char why[RDI_ERROR_TEXT];
+
+    // As coordinator.
+    bool proposing;
+    struct rdi_w_decision proposal;
+    uint64_t acked[RDI_WATCH_SET], proposed_at, round;
+    uint64_t prior[RDI_WATCH_SET]; // who had accepted `prior_decision` of another coordinator
+    bool has_prior, prior_differs;
+    struct rdi_w_decision prior_decision;
+    // As member: what this rank has accepted for epoch + 1.
+    bool has_accepted;
+    struct rdi_w_decision accepted;
+    uint64_t asked_epoch, asked_at; // the first question about silent ranks for that epoch
+    int asked_by;
+    struct rdi_w_decision log[RDI_W_LOG]; // decision e at e % RDI_W_LOG
+
+    struct rdi_w_verdict_entry verdicts[RDI_W_VERDICTS];
+    unsigned nverdicts;
+    struct rdi_w_ballot ballots[RDI_WATCH_BALLOTS];
+    struct rdi_w_final finals[RDI_W_RESULTS];
+    unsigned nfinals;
+
+    // As newcomer.
+    bool joining;
+    uint8_t *record;
+    size_t record_len;
+    bool has_live;
+    uint64_t acked_join[RDI_WATCH_SET], live_join[RDI_WATCH_SET], join_at, join_epoch;
+    bool has_invite;
+    struct rdi_watch_invite invite;
+
+    struct rdi_w_thread *thread; // NULL in the simulator
+};
+
+// ---- links.c -------------------------------------------------------------------------------------
+
+extern const struct rdi_net_events rdi_w_events_template;
+rondo_status rdi_w_accept(void *self, struct rdi_link *link);
+void rdi_w_ctrl(void *self, struct rdi_link *link, unsigned type, const void *msg, size_t len);
+// Sends now or as soon as there is a link, which is made if need be. To itself: handled at once.
+void rdi_w_send(struct rdi_watch *w, int to, unsigned type, const void *msg, size_t len);
+int rdi_w_links_progress(struct rdi_watch *w, uint64_t now);
+void rdi_w_watch_choose(struct rdi_watch *w);
+void rdi_w_unlink(struct rdi_watch *w, int rank, bool bye);
+bool rdi_w_linked(const struct rdi_watch *w, int rank);
+void rdi_w_drop_out(struct rdi_w_rank *r);
+
+// ---- member.c ------------------------------------------------------------------------------------
+
+// Neither failed nor gone with a good-bye.
+static inline bool rdi_w_live(const struct rdi_watch *w, int rank) {
+    const struct rdi_w_rank *r = &w->ranks[rank];
+    return !r->left && r->failed_at <= r->joined_at &&
+           (r->joined_at > 0 || r->peer.incarnation == 0 || rank == w->rank);
+}
+// The lowest live rank that nobody suspects, as this rank knows.
+int rdi_w_coordinator(const struct rdi_watch *w);
+void rdi_w_evidence(struct rdi_watch *w, int rank, enum rdi_watch_cause cause, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+void rdi_w_clear(struct rdi_watch *w, int rank);
+int rdi_w_member_progress(struct rdi_watch *w, uint64_t now);
+void rdi_w_on_suspect(struct rdi_watch *w, int from, const struct rdi_w_suspect *m);
+void rdi_w_on_propose(struct rdi_watch *w, int from, const struct rdi_w_decision *m);
+void rdi_w_on_ack(struct rdi_watch *w, int from, uint64_t epoch, uint64_t round);
+void rdi_w_on_prior(struct rdi_watch *w, int from, const struct rdi_w_decision *m);
+void rdi_w_on_alive(struct rdi_watch *w, int from, const struct rdi_w_alive *m);
+void rdi_w_on_commit(struct rdi_watch *w, int from, const struct rdi_w_decision *m);
+void rdi_w_on_cut(struct rdi_watch *w, int from, const struct rdi_w_cut *m);
+void rdi_w_end(struct rdi_watch *w, rondo_status s, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+// ---- agree.c -------------------------------------------------------------------------------------
+
+int rdi_w_agree_progress(struct rdi_watch *w, uint64_t now);
+void rdi_w_on_report(struct rdi_watch *w, int from, const struct rdi_w_verdict *m);
+void rdi_w_on_verdict(struct rdi_watch *w, int from, const struct rdi_w_verdict *m);
+void rdi_w_on_vote(struct rdi_watch *w, int from, const struct rdi_w_vote *m);
+void rdi_w_on_query(struct rdi_watch *w, int from, const struct rdi_w_vote *m);
+void rdi_w_on_result(struct rdi_watch *w, int from, const struct rdi_w_result *m);
+
+// ---- join.c --------------------------------------------------------------------------------------
+
+int rdi_w_join_progress(struct rdi_watch *w, uint64_t now);
+void rdi_w_on_join(struct rdi_watch *w, int from, const struct rdi_w_join *m);
+void rdi_w_on_join_ack(struct rdi_watch *w, int from, const struct rdi_w_live *m);
+void rdi_w_on_ready(struct rdi_watch *w, int from, const struct rdi_w_live *m);
+
+// ---- thread.c ------------------------------------------------------------------------------------
+
+rondo_status rdi_w_thread_start(struct rdi_watch *w);
+void rdi_w_thread_stop(struct rdi_watch *w);
+void rdi_w_thread_wake(struct rdi_watch *w);
+// "is stopped (state T)" for a process of this host, or what its host's acknowledgements tell.
+void rdi_w_stopped_text(const struct rdi_watch *w, int rank, char *buf, size_t cap);
+uint64_t rdi_w_pid_space(void);
+int rdi_w_pid(void);
+
+static inline void rdi_w_tell(struct rdi_watch *w) { // with the lock
+    atomic_fetch_add(&w->news, 1);
+    w->woken = true;
+}
+static inline uint64_t rdi_w_now(const struct rdi_watch *w) { return rdi_now(&w->env); }
+// Silence for less than that says nothing.
+static inline uint64_t rdi_w_lately(const struct rdi_watch *w) {
+    return (w->timeout_ns < w->grace_ns ? w->timeout_ns : w->grace_ns) / 2;
+}
+const char *rdi_w_who(const struct rdi_watch *w, int rank, char *buf, size_t cap);
+
+#endif

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: MIT
+// Connections, heartbeats, and the evidence that they give.
+//
+// Of two ranks the higher one connects to the lower one, so that all can reach a coordinator, which is the lowest.
+// Up to RDI_W_MESH ranks everybody watches everybody; of more, rank r watches r +- 1, 2, 4, 8 ... (degree O(log n)),
+// and links to others are made when there is something to say.
+//
+//   heard   < peer_timeout                        alive
+//   silent, all that we sent is acknowledged      the host lives, the process does not run: STOPPED after stop_grace
+//   silent, not acknowledged                      SILENT after peer_timeout
+//   the connection ends and is refused again      DEAD (the TCP net finds out by itself)
+#include "transport/watch/core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RETRY_NS (200 * RDI_W_MS)
+#define PATIENCE_NS (500 * RDI_W_MS)
+#define OUT_MAX 256 // messages that wait for one link
+
+// ---- Sending -------------------------------------------------------------------------------------
+
+void rdi_w_drop_out(struct rdi_w_rank *r) {
+    while (r->out) {
+        struct rdi_w_out *o = r->out;
+        r->out = o->next;
+        free(o);
+    }
+    r->out_tail = NULL;
+    r->nout = 0;
+}
+
+static void dispatch(struct rdi_watch *w, int from, unsigned type, const union rdi_w_any *m);
+
+bool rdi_w_linked(const struct rdi_watch *w, int rank) {
+    const struct rdi_link *l = w->ranks[rank].link;
+    return l && l->state == RDI_LINK_UP;
+}
+
+void rdi_w_send(struct rdi_watch *w, int to, unsigned type, const void *msg, size_t len) {
+    struct rdi_w_rank *r = &w->ranks[to];
+    if (to == w->rank) {
+        union rdi_w_any m;
+        memcpy(&m, msg, len);
+        dispatch(w, to, type, &m);
+        return;
+    }
+    r->wanted = true;
+    if (!r->out && rdi_w_linked(w, to) && r->link->ops->ctrl(r->link, type, msg, len) == RONDO_OK) {
+        return;
+    }
+    // All that is said is said again while it matters: what finds no room may be lost.
+    struct rdi_w_out *o = r->nout < OUT_MAX ? malloc(sizeof *o + len) : NULL;
+    if (!o) {
+        return;
+    }
+    *o = (struct rdi_w_out){.type = type, .len = len};
+    memcpy(o->bytes, msg, len);
+    *(r->out_tail ? &r->out_tail->next : &r->out) = o;
+    r->out_tail = o;
+    r->nout++;
+}
+
+static int flush(struct rdi_watch *w, int rank) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    int moved = 0;
+    while (r->out && rdi_w_linked(w, rank)) {
+        struct rdi_w_out *o = r->out;
+        if (r->link->ops->ctrl(r->link, o->type, o->bytes, o->len) != RONDO_OK) {
+            break;
+        }
+        r->out = o->next;
+        r->out_tail = r->out ? r->out_tail : NULL;
+        r->nout--;
+        free(o);
+        moved++;
+    }
+    return moved;
+}
+
+// ---- Receiving -----------------------------------------------------------------------------------
+
+rondo_status rdi_w_accept(void *self, struct rdi_link *link) {
+    struct rdi_watch *w = self;
+    uint32_t from = link->id.from;
+    if (link->id.comm != RDI_W_COMM || from >= (uint32_t)w->size || (int)from == w->rank) {
+        return rdi_fail(RONDO_ERR_INVALID, "a link that the watch does not know");
+    }
+    struct rdi_w_rank *r = &w->ranks[from];
+    if (r->link && r->link->sender && r->link->state == RDI_LINK_CONNECTING &&
+        w->rank > (int)from) {
+        // Both ends connect at the same time: the higher one's link is to stay.
+        return rdi_fail(RONDO_AGAIN, "rank %d is connecting to rank %u itself", w->rank, from);
+    }
+    if (r->link) {
+        // A process that was started again, or whose link failed there and not yet here.
+        r->link->ops->close_link(r->link, false);
+    }
+    r->link = link;
+    r->was_up = false;
+    r->left = false;
+    r->heard = rdi_w_now(w);
+    link->owner = r;
+    return RONDO_OK;
+}
+
+static void dispatch(struct rdi_watch *w, int from, unsigned type, const union rdi_w_any *m) {
+    switch ((enum rdi_watch_type)type) {
+    case RDI_W_SUSPECT:
+        rdi_w_on_suspect(w, from, &m->suspect);
+        break;
+    case RDI_W_PROPOSE:
+        rdi_w_on_propose(w, from, &m->decision);
+        break;
+    case RDI_W_ACK:
+        rdi_w_on_ack(w, from, m->ack.epoch, m->ack.round);
+        break;
+    case RDI_W_PRIOR:
+        rdi_w_on_prior(w, from, &m->decision);
+        break;
+    case RDI_W_ALIVE:
+        rdi_w_on_alive(w, from, &m->alive);
+        break;
+    case RDI_W_COMMIT:
+        rdi_w_on_commit(w, from, &m->decision);
+        break;
+    case RDI_W_REPORT:
+        rdi_w_on_report(w, from, &m->verdict);
+        break;
+    case RDI_W_VERDICT:
+        rdi_w_on_verdict(w, from, &m->verdict);
+        break;
+    case RDI_W_VOTE:
+        rdi_w_on_vote(w, from, &m->vote);
+        break;
+    case RDI_W_QUERY:
+        rdi_w_on_query(w, from, &m->vote);
+        break;
+    case RDI_W_RESULT:
+        rdi_w_on_result(w, from, &m->result);
+        break;
+    case RDI_W_JOIN:
+        rdi_w_on_join(w, from, &m->join);
+        break;
+    case RDI_W_JOIN_ACK:
+        rdi_w_on_join_ack(w, from, &m->live);
+        break;
+    case RDI_W_READY:
+        rdi_w_on_ready(w, from, &m->live);
+        break;
+    case RDI_W_INVITE:
+        w->invite = m->invite;
+        w->has_invite = true;
+        rdi_w_tell(w);
+        break;
+    case RDI_W_CUT:
+        rdi_w_on_cut(w, from, &m->cut);
+        break;
+    case RDI_W_BEAT:
+    case RDI_W_TYPES:
+        break;
+    }
+}
+
+static void on_beat(struct rdi_watch *w, int from, const struct rdi_w_beat *m) {
+    struct rdi_w_rank *r = &w->ranks[from];
+    for (uint64_t e = m->epoch + 1; e <= w->epoch && rdi_w_live(w, from); e++) {
+        const struct rdi_w_decision *d = &w->log[e % RDI_W_LOG];
+        if (d->epoch == e) {
+            rdi_w_send(w, from, RDI_W_COMMIT, d, sizeof *d);
+        }
+    }
+    // A process that this job has given up and that runs again: it has to learn that.
+    if (m->incarnation == r->failed_incarnation && r->failed_at > r->joined_at) {
+        const struct rdi_w_cut cut = {.epoch = r->failed_at};
+        rdi_w_send(w, from, RDI_W_CUT, &cut, sizeof cut);
+    }
+}
+
+void rdi_w_ctrl(void *self, struct rdi_link *link, unsigned type, const void *msg, size_t len) {
+    struct rdi_watch *w = self;
+    struct rdi_w_rank *r = link->owner;
+    union rdi_w_any m;
+    if (!r || r->link != link || !rdi_w_read(type, msg, len, w->size, &m)) {
+        rdi_log(&w->env, RONDO_LOG_WARN, "the watch dropped a malformed message of type %u", type);
+        return;
+    }
+    int from = (int)(r - w->ranks);
+    r->heard = rdi_w_now(w);
+    if (r->cause != RDI_CAUSE_NONE && r->own && r->cause != RDI_CAUSE_DEAD) {
+        rdi_w_clear(w, from);
+    }
+    if (r->told_stopped) {
+        char who[160];
+        r->told_stopped = false;
+        rdi_log(&w->env, RONDO_LOG_WARN, "%s runs again", rdi_w_who(w, from, who, sizeof who));
+    }
+    if (type == RDI_W_BEAT) {
+        on_beat(w, from, &m.beat);
+        return;
+    }
+    // One that was declared lost has no part in what the others decide; a newcomer first joins.
+    bool part = rdi_w_live(w, from) || type == RDI_W_JOIN || type == RDI_W_READY || w->joining;
+    if (part || type == RDI_W_CUT || type == RDI_W_COMMIT) {
+        dispatch(w, from, type, &m);
+    }
+}
+
+// ---- Connections ---------------------------------------------------------------------------------
+
+// Up to a power of two on either side, so that a rank has O(log n) neighbours and the graph stays connected.
+static bool is_neighbour(const struct rdi_watch *w, int rank) {
+    int up = (rank - w->rank + w->size) % w->size, down = (w->rank - rank + w->size) % w->size;
+    return (up & (up - 1)) == 0 || (down & (down - 1)) == 0;
+}
+
+void rdi_w_watch_choose(struct rdi_watch *w) {
+    for (int r = 0; r < w->size; r++) {
+        struct rdi_w_rank *k = &w->ranks[r];
+        k->watched = r != w->rank && rdi_w_live(w, r) &&
+                     (w->size <= RDI_W_MESH || is_neighbour(w, r));
+        k->wanted = k->wanted || k->watched;
+    }
+}
+
+void rdi_w_unlink(struct rdi_watch *w, int rank, bool bye) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    if (r->link) {
+        r->link->ops->close_link(r->link, bye);
+        r->link = NULL;
+    }
+}
+
+static void try_connect(struct rdi_watch *w, int rank, uint64_t now) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    const struct rdi_link_id id = {
+        .comm = RDI_W_COMM, .from = (uint32_t)w->rank, .to = (uint32_t)rank};
+    r->connect_at = now + RETRY_NS;
+    r->was_up = false;
+    if (w->net->ops->connect(w->net, &id, r->peer.blob, r->peer.blob_len, &r->link) == RONDO_OK) {
+        r->link->owner = r;
+    } else {
+        r->link = NULL;
+        rdi_log(&w->env, RONDO_LOG_DEBUG, "the watch cannot connect to rank %d: %s", rank,
+                rondo_last_error());
+    }
+}
+
+// A newcomer connects to everybody: it is not known to be expected. And who was to connect to us and did not come
+// may be gone.
+static bool connects(const struct rdi_watch *w, int rank, uint64_t now) {
+    return rank < w->rank || w->joining || w->ranks[rank].doubt ||
+           now > w->ranks[rank].heard + PATIENCE_NS;
+}
+
+// A link that was up may have failed because the other end replaced it. A new one tells: its address was given to
+// us when it listened already, so a connection that is refused at once means that the process is gone.
+static void link_failed(struct rdi_watch *w, int rank, uint64_t now) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    bool peer = r->link->status == RONDO_ERR_PEER;
+    rdi_log(&w->env, RONDO_LOG_DEBUG, "the watch's link to rank %d failed: %s", rank, r->link->why);
+    if (peer && !r->was_up) {
+        rdi_w_evidence(w, rank, RDI_CAUSE_DEAD,
+                       "ended: its connections closed and nobody listens there any more");
+    }
+    r->connect_at = peer && r->was_up ? now : now + RETRY_NS;
+    r->doubt = peer && r->was_up;
+    r->was_up = false;
+    rdi_w_unlink(w, rank, false);
+}
+
+static int link_state(struct rdi_watch *w, int rank, uint64_t now) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    struct rdi_link *l = r->link;
+    switch (l->state) {
+    case RDI_LINK_LOST:
+        if (l->sender && l->ops->reset) {
+            return l->ops->reset(l, l->epoch + 1) == RONDO_OK;
+        }
+        return 0;
+    case RDI_LINK_FAILED:
+        link_failed(w, rank, now);
+        return 1;
+    case RDI_LINK_CLOSED:
+        rdi_w_unlink(w, rank, false);
+        r->left = true;
+        r->wanted = r->watched = false;
+        rdi_w_drop_out(r);
+        rdi_w_tell(w);
+        return 1;
+    case RDI_LINK_UP:
+        r->was_up = true;
+        r->doubt = false;
+        break;
+    case RDI_LINK_CONNECTING:
+        break;
+    }
+    return 0;
+}
+
+// ---- Silence -------------------------------------------------------------------------------------
+
+static void stopped(struct rdi_watch *w, int rank, uint64_t silent) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    char what[128], who[160];
+    if (!r->told_stopped && silent >= rdi_w_lately(w)) {
+        rdi_w_stopped_text(w, rank, what, sizeof what);
+        r->told_stopped = true;
+        rdi_log(&w->env, RONDO_LOG_WARN,
+                "%s %s since %.1f s; it will be given up after stop_grace (%.1f s)",
+                rdi_w_who(w, rank, who, sizeof who), what, (double)silent / 1e9,
+                (double)w->grace_ns / 1e9);
+    }
+    if (silent >= w->grace_ns) {
+        rdi_w_stopped_text(w, rank, what, sizeof what);
+        rdi_w_evidence(w, rank, RDI_CAUSE_STOPPED, "%s for more than stop_grace (%.1f s)", what,
+                       (double)w->grace_ns / 1e9);
+    }
+}
+
+static void look_at_silence(struct rdi_watch *w, int rank, uint64_t now) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    uint64_t silent = now > r->heard ? now - r->heard : 0;
+    if (!r->watched || !rdi_w_live(w, rank) || silent < 2 * w->beat_ns) {
+        return;
+    }
+    // What shares this host is known by its pid: silence can only mean that it does not run.
+    bool acknowledged =
+        (r->peer.pid_space != 0 && r->peer.pid_space == w->self.pid_space &&
+         memcmp(r->peer.host_id, w->self.host_id, 16) == 0) ||
+        (rdi_w_linked(w, rank) && r->link->ops->delivered && r->link->ops->delivered(r->link));
+    if (acknowledged) {
+        stopped(w, rank, silent);
+    } else if (silent >= w->timeout_ns) {
+        rdi_w_evidence(w, rank, RDI_CAUSE_SILENT,
+                       "is silent: its host has acknowledged nothing for peer_timeout (%.1f s)",
+                       (double)w->timeout_ns / 1e9);
+    }
+}
+
+int rdi_w_links_progress(struct rdi_watch *w, uint64_t now) {
+    int moved = 0;
+    bool beat = now >= w->beat_at;
+    const struct rdi_w_beat b = {.epoch = w->epoch, .incarnation = w->incarnation};
+    if (beat) {
+        w->beat_at = now + w->beat_ns;
+    }
+    for (int i = 0; i < w->size; i++) {
+        struct rdi_w_rank *r = &w->ranks[i];
+        if (i == w->rank) {
+            continue;
+        }
+        if (r->link) {
+            moved += link_state(w, i, now);
+        } else if (r->wanted && w->state == RONDO_OK && connects(w, i, now) && !r->left &&
+                   r->peer.blob_len && now >= r->connect_at) {
+            try_connect(w, i, now);
+            moved++;
+        }
+        moved += r->out ? flush(w, i) : 0;
+        if (beat && rdi_w_linked(w, i)) {
+            (void)r->link->ops->ctrl(r->link, RDI_W_BEAT, &b, sizeof b);
+        }
+        look_at_silence(w, i, now);
+    }
+    return moved;
+}
