@@ -199,6 +199,7 @@ void rdi_w_on_ready(struct rdi_watch *w, int from, const struct rdi_w_live *m);
 rondo_status rdi_w_thread_start(struct rdi_watch *w);
 void rdi_w_thread_stop(struct rdi_watch *w);
 void rdi_w_thread_wake(struct rdi_watch *w);
+void rdi_w_thread_pause(void); // a millisecond
 // "is stopped (state T)" for a process of this host, or what its host's acknowledgements tell.
 void rdi_w_stopped_text(const struct rdi_watch *w, int rank, char *buf, size_t cap);
 uint64_t rdi_w_pid_space(void);

@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define WAKE UINT64_MAX
@@ -169,6 +170,11 @@ void rdi_w_thread_wake(struct rdi_watch *w) {
         ssize_t n = write(w->thread->wake, &one, sizeof one);
         (void)n;
     }
+}
+
+void rdi_w_thread_pause(void) {
+    const struct timespec t = {.tv_nsec = 1000000};
+    nanosleep(&t, NULL);
 }
 
 static void thread_free(struct rdi_w_thread *t) {

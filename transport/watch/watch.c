@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define BEAT_MAX (250 * RDI_W_MS)
+#define FAREWELL_NS (500 * RDI_W_MS)
 #define BUSY_NS (50 * RDI_W_MS)
 
 // ---- Life ----------------------------------------------------------------------------------------
@@ -138,7 +139,23 @@ rondo_status rdi_watch_begin(struct rdi_watch *w, bool threaded) {
     return threaded ? rdi_w_thread_start(w) : RONDO_OK;
 }
 
+// Whether something waits to be said, to somebody who may still hear it.
+static bool has_more_to_say(struct rdi_watch *w) {
+    bool more = false;
+    pthread_mutex_lock(&w->lock);
+    for (int i = 0; i < w->size && !more; i++) {
+        more = w->ranks[i].out && rdi_w_live(w, i) && w->ranks[i].cause == RDI_CAUSE_NONE;
+    }
+    pthread_mutex_unlock(&w->lock);
+    return more;
+}
+
 void rdi_watch_close(struct rdi_watch *w) {
+    // A verdict may be on its way to ranks whose link is only just being made.
+    for (uint64_t until = rdi_w_now(w) + FAREWELL_NS;
+         w->thread && rdi_w_now(w) < until && has_more_to_say(w);) {
+        rdi_w_thread_pause();
+    }
     pthread_mutex_lock(&w->lock);
     w->closing = true;
     if (w->begun) {
