@@ -370,6 +370,9 @@ uint64_t rdi_engine_next_deadline(const struct rdi_engine *e) {
             t = !c->drained && c->drain_until < t ? c->drain_until : t;
             continue;
         }
+        if (c->accused.stage != RDI_NOT_ACCUSED) {
+            continue; // stands still; rdi_fault_next() knows until when
+        }
         for (const struct rondo_request *r = c->head; r; r = r->next) {
             t = r->deadline < t ? r->deadline : t;
             t = r->warn_at < t ? r->warn_at : t;

@@ -213,12 +213,12 @@ int rdi_fault_progress(struct rdi_engine *e, uint64_t now) {
 uint64_t rdi_fault_next(const struct rdi_engine *e) {
     uint64_t at = UINT64_MAX;
     for (const struct rondo_comm *c = e->watch ? e->comms : NULL; c; c = c->next) {
-        if (c->accused.stage == RDI_HELD && atomic_load(&c->status) == RONDO_OK) {
-            uint64_t t = rdi_now(&e->env) + LOOK_NS;
-            at = t < at ? t : at;
-        } else if (c->accused.stage == RDI_REPORTED && c->accused.until < at) {
-            at = c->accused.until;
+        if (c->accused.stage == RDI_NOT_ACCUSED || atomic_load(&c->status) != RONDO_OK) {
+            continue;
         }
+        // HELD: whether the peer was heard is looked at now and then.
+        uint64_t t = c->accused.stage == RDI_HELD ? rdi_now(&e->env) + LOOK_NS : c->accused.until;
+        at = t < at ? t : at;
     }
     return at;
 }

@@ -129,6 +129,7 @@ rondo_status sim_op_connect(struct rdi_net *net, const struct rdi_link_id *id, c
     w->from = n->node;
     w->to = &s->nodes[rank];
     w->id = *id;
+    w->prompt = net->params.prompt;
     w->by_reference = sim_chance(s, 300);
     w->latency_ns = s->config.latency_ns / 2 + sim_below(s, s->config.latency_ns);
     agree(s, w, net->params.options);
@@ -352,6 +353,7 @@ rondo_status sim_op_ctrl(struct rdi_link *link, unsigned type, const void *msg, 
     }
     sim_trace(s, "rank %d sends control message %u on %u -> %u channel %u", e->node->rank, type,
               link->id.from, link->id.to, link->id.channel);
+    w->said[link->sender]++;
     if (w->down) {
         return RONDO_OK;
     }
@@ -363,6 +365,11 @@ rondo_status sim_op_ctrl(struct rdi_link *link, unsigned type, const void *msg, 
     *last = max64(*last, sim_travel(w));
     sim_wire_send(w, SIM_CTRL, !link->sender, *last, 0, 0, c);
     return RONDO_OK;
+}
+
+bool sim_op_delivered(struct rdi_link *link) {
+    const struct sim_wire *w = end_of(link)->wire;
+    return link->state == RDI_LINK_UP && !w->down && w->said[link->sender] == w->heard[link->sender];
 }
 
 void sim_op_describe(struct rdi_link *link, char *buf, size_t cap) {

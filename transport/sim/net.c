@@ -149,6 +149,7 @@ static void rejoin(struct sim_net *n, struct sim_end *e) {
         sim_message_free(m);
     }
     w->down = false;
+    w->said[0] = w->said[1] = w->heard[0] = w->heard[1] = 0;
     e->base.epoch = w->sender ? w->sender->base.epoch : e->base.epoch + 1;
     e->base.state = RDI_LINK_UP;
     e->told_arrived = e->base.arrived;
@@ -345,6 +346,7 @@ const struct rdi_net_ops rdi_sim_ops = {
     .peek = sim_op_peek,
     .release = sim_op_release,
     .ctrl = sim_op_ctrl,
+    .delivered = sim_op_delivered,
     .reset = sim_op_reset,
     .close_link = sim_op_close_link,
     .progress = sim_progress,

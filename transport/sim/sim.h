@@ -64,6 +64,10 @@ void rdi_sim_poke(struct rdi_sim_node *n);
 // The process ends: its engine must not run any more (it may be destroyed).
 void rdi_sim_kill(struct rdi_sim_node *n);
 bool rdi_sim_is_dead(const struct rdi_sim_node *n);
+// The same of its whole host: nothing tells the others, nobody answers any more.
+void rdi_sim_vanish(struct rdi_sim_node *n);
+// Puts a node on a side (0 at the start): nothing passes between nodes of different sides.
+void rdi_sim_side(struct rdi_sim_node *n, int side);
 // The process stops until `until`. Its memory can still be read by the network.
 void rdi_sim_pause(struct rdi_sim_node *n, uint64_t until);
 // Loses the paths of all links that are up from one rank to another; a new path works after `down_ns`.

@@ -175,7 +175,11 @@ static void do_connect(struct rdi_sim *s, struct sim_wire *w) {
     if (!w->sender) {
         return;
     }
-    if (!n->net || n->dead) {
+    if (n->dead && w->prompt && !sim_wire_cut(w)) {
+        fail_soon(w, true, RONDO_ERR_PEER, "connection refused");
+        return;
+    }
+    if (!n->net || n->dead || sim_wire_cut(w)) {
         if (s->now >= w->connect_until) {
             fail_soon(w, true, RONDO_ERR_TIMEOUT, "the peer did not answer within connect_timeout");
         } else {
@@ -204,7 +208,7 @@ static void do_reset(struct rdi_sim *s, struct sim_wire *w) {
     if (!w->sender || !w->receiver || w->to->dead) {
         return; // the end's own event tells
     }
-    if (s->now < w->down_until) {
+    if (s->now < w->down_until || sim_wire_cut(w)) {
         // Either tries on, or gives this epoch up: both are right.
         if (sim_chance(s, 300)) {
             sim_wire_send(w, SIM_LOST, true, s->now + 1000, 0, 0, NULL);
@@ -248,6 +252,7 @@ static void do_news(struct sim_event *e, struct sim_end *to) {
         to->news_released = max64(to->news_released, e->a);
         break;
     case SIM_CTRL:
+        w->heard[!e->to_sender]++;
         add_ctrl(to, e->ptr);
         e->ptr = NULL;
         break;

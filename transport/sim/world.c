@@ -200,6 +200,27 @@ void sim_poke_at(struct rdi_sim_node *n, uint64_t at) {
 
 bool rdi_sim_is_dead(const struct rdi_sim_node *n) { return n->dead; }
 
+void rdi_sim_vanish(struct rdi_sim_node *n) {
+    sim_trace(n->sim, "rank %d vanishes with its host", n->rank);
+    n->dead = n->silent = true;
+    for (struct sim_end *e = n->ends; e; e = e->next) {
+        sim_wire_lose(e->wire, UINT64_MAX / 4);
+    }
+}
+
+void rdi_sim_side(struct rdi_sim_node *n, int side) {
+    sim_trace(n->sim, "rank %d is on side %d", n->rank, side);
+    n->side = side;
+    for (struct sim_end *e = n->ends; e; e = e->next) {
+        struct sim_wire *w = e->wire;
+        if (sim_wire_cut(w) && !w->down) {
+            sim_wire_lose(w, UINT64_MAX / 4);
+        } else if (!sim_wire_cut(w) && w->down && !w->from->dead && !w->to->dead) {
+            w->down_until = n->sim->now;
+        }
+    }
+}
+
 void rdi_sim_pause(struct rdi_sim_node *n, uint64_t until) {
     sim_trace(n->sim, "rank %d pauses for %llu us", n->rank,
               (unsigned long long)(until - n->sim->now) / 1000);

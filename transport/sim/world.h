@@ -112,6 +112,8 @@ struct sim_wire {
     struct rdi_link_id id;
     uint32_t gen; // grows with each loss of the path
     bool answered, down;
+    bool prompt; // the sender's net knows that the receiver listened before it connects
+    uint32_t said[2], heard[2]; // ctrl messages by the receiver, by the sender: sent, arrived
     bool by_reference;       // the receiver reads large payload at the sender's
     uint32_t slots, max_msg; // agreed
     uint64_t latency_ns, down_until, connect_until;
@@ -124,6 +126,8 @@ struct rdi_sim_node {
     int rank;
     struct sim_net *net; // NULL when not open
     bool dead, turn, closed;
+    bool silent; // dead, and its host too
+    int side;
     uint64_t paused_until, tx_free;
     struct sim_end *ends;
     struct sim_end *dirty_head, *dirty_tail;
@@ -164,6 +168,10 @@ void sim_poke_at(struct rdi_sim_node *n, uint64_t at);
 void sim_event_do(struct rdi_sim *s, struct sim_event *e);
 void sim_event_drop(struct sim_event *e);
 void sim_wire_unref(struct sim_wire *w);
+// Whether nothing passes between the ends' nodes.
+static inline bool sim_wire_cut(const struct sim_wire *w) {
+    return w->from->side != w->to->side || w->from->silent || w->to->silent;
+}
 // A time of travel from now, for anything but messages.
 uint64_t sim_travel(struct sim_wire *w);
 void sim_wire_send(struct sim_wire *w, enum sim_kind kind, bool to_sender, uint64_t at, uint64_t a,
@@ -197,6 +205,7 @@ void sim_op_release(struct rdi_link *link, uint64_t upto);
 rondo_status sim_op_ctrl(struct rdi_link *link, unsigned type, const void *msg, size_t len);
 rondo_status sim_op_reset(struct rdi_link *link, uint32_t epoch);
 void sim_op_close_link(struct rdi_link *link, bool bye);
+bool sim_op_delivered(struct rdi_link *link);
 void sim_op_describe(struct rdi_link *link, char *buf, size_t cap);
 
 #endif

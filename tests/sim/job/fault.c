@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+// From a seed to a job and to what happens to it.
+#include "tests/sim/job/job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static uint64_t next(void) {
+    uint64_t z = job.rng += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+uint64_t below(uint64_t n) { return n ? next() % n : 0; }
+
+bool chance(unsigned percent) { return below(100) < percent; }
+
+const char *what_name(enum what w) {
+    static const char *const names[WHATS] = {"nothing", "kill", "vanish", "stop", "cut", "flap"};
+    return names[w];
+}
+
+static char *no_environment(const char *name) {
+    (void)name;
+    return NULL;
+}
+
+static uint32_t ranks_of_host(int host) {
+    uint32_t m = 0;
+    for (int r = 0; r < job.n; r++) {
+        m |= job.hosts[r] == host ? UINT32_C(1) << r : 0;
+    }
+    return m;
+}
+
+static void make_fault(struct fault *f) {
+    uint32_t one = UINT32_C(1) << below((uint64_t)job.n);
+    f->what = (enum what)(1 + below(WHATS - 1));
+    // Most of them while the job runs; some at its start, when links are only being made.
+    f->at = chance(20) ? below(20 * MS) : below((uint64_t)job.steps * (job.compute + 3 * MS));
+    f->mask = one;
+    f->lasts = 0;
+    switch (f->what) {
+    case KILL:
+        f->mask = chance(30) ? ranks_of_host(job.hosts[below((uint64_t)job.n)]) : one;
+        break;
+    case VANISH: // a host takes all its ranks along
+        f->mask = ranks_of_host(job.hosts[below((uint64_t)job.n)]);
+        break;
+    case STOP:
+        f->lasts = chance(50) ? below(job.stop_grace / 2) : job.stop_grace + below(8000 * MS);
+        break;
+    case CUT: // between hosts
+        f->mask = 0;
+        for (int h = 0; h < job.n; h++) {
+            f->mask |= chance(40) ? ranks_of_host(h) : 0;
+        }
+        f->lasts = chance(50) ? below(job.peer_timeout / 2) : job.peer_timeout + below(9000 * MS);
+        break;
+    default:
+        f->lasts = below(500 * MS);
+        break;
+    }
+}
+
+void job_make(uint64_t seed) {
+    bool verbose = job.verbose;
+    memset(&job, 0, sizeof job);
+    job.verbose = verbose;
+    job.seed = seed;
+    job.rng = seed * UINT64_C(0x2545f4914f6cdd1d) + 1;
+    job.n = chance(80) ? 2 + (int)below(6) : chance(80) ? 8 + (int)below(6) : 17 + (int)below(6);
+    int hosts = chance(40) ? job.n : 1 + (int)below((uint64_t)job.n);
+    for (int r = 0; r < job.n; r++) {
+        job.hosts[r] = hosts == job.n ? r : (int)below((uint64_t)hosts);
+    }
+    job.steps = 4 + (int)below(STEPS - 4);
+    job.compute = 1 + below(200 * MS);
+    if (rdi_options_load(&job.options, NULL, no_environment) != RONDO_OK) {
+        give_up("options: %s", rondo_last_error());
+    }
+    job.options.num[RDI_OPT_PEER_TIMEOUT] = chance(70) ? 3000 : 1000;
+    job.options.num[RDI_OPT_STOP_GRACE] = chance(50) ? 10000 : 1000;
+    job.options.num[RDI_OPT_PATH_GRACE] = chance(70) ? 5000 : 500;
+    job.peer_timeout = (uint64_t)job.options.num[RDI_OPT_PEER_TIMEOUT] * MS;
+    job.stop_grace = (uint64_t)job.options.num[RDI_OPT_STOP_GRACE] * MS;
+    job.plan = (struct rdi_plan){.direct_max = chance(50) ? 0 : 16384, .block = 4096};
+    job.net = (struct rdi_sim_config){.seed = seed,
+                                      .nodes = 2 * job.n,
+                                      .latency_ns = 1000 + below(500000),
+                                      .jitter_ns = 1 + below(200000),
+                                      .bytes_per_s = UINT64_C(1000000000),
+                                      .spike_ns = 1 + below(20 * MS),
+                                      .detect_ns = 1 + below(20 * MS),
+                                      .spike = (unsigned)below(5),
+                                      .again = (unsigned)below(30),
+                                      .late = (unsigned)below(50)};
+    job.nfaults = chance(5) ? 0 : chance(60) ? 1 : chance(70) ? 2 : 3;
+    for (int i = 0; i < job.nfaults; i++) {
+        make_fault(&job.faults[i]);
+        // Several at once, and one into the shrink that follows another.
+        if (i > 0 && chance(60)) {
+            job.faults[i].at = job.faults[i - 1].at +
+                               (chance(50) ? below(5 * MS) : below(600 * MS));
+        }
+    }
+}
+
+void job_print(void) {
+    printf("seed %llu: %d ranks on hosts", (unsigned long long)job.seed, job.n);
+    for (int r = 0; r < job.n; r++) {
+        printf(" %d", job.hosts[r]);
+    }
+    printf(", %d steps of up to %llu ms, peer_timeout %llu ms, stop_grace %llu ms\n", job.steps,
+           (unsigned long long)(job.compute / MS), (unsigned long long)(job.peer_timeout / MS),
+           (unsigned long long)(job.stop_grace / MS));
+    for (int i = 0; i < job.nfaults; i++) {
+        const struct fault *f = &job.faults[i];
+        printf("  at %.3f ms: %s, ranks %#x, for %.3f ms\n", (double)f->at / 1e6,
+               what_name(f->what), f->mask, (double)f->lasts / 1e6);
+    }
+}
+
+static void begin(struct fault *f, uint64_t now) {
+    say("%s of ranks %#x", what_name(f->what), f->mask);
+    for (int r = 0; r < job.n; r++) {
+        struct rank *k = &job.ranks[r];
+        if (!(f->mask >> r & 1) || k->dead || k->over) {
+            continue;
+        }
+        switch (f->what) {
+        case KILL:
+            rdi_sim_kill(k->node);
+            rdi_sim_kill(k->watch_node);
+            k->dead = true;
+            break;
+        case VANISH:
+            rdi_sim_vanish(k->node);
+            rdi_sim_vanish(k->watch_node);
+            k->dead = true;
+            break;
+        case STOP:
+            rdi_sim_pause(k->node, now + f->lasts);
+            rdi_sim_pause(k->watch_node, now + f->lasts);
+            k->stopped = true;
+            break;
+        case CUT:
+            rdi_sim_side(k->node, 1);
+            rdi_sim_side(k->watch_node, 1);
+            break;
+        default:
+            for (int q = 0; q < job.n; q++) {
+                (void)rdi_sim_lose(job.sim, r, q, f->lasts);
+                (void)rdi_sim_lose(job.sim, q, r, f->lasts);
+            }
+            break;
+        }
+    }
+}
+
+static void end(const struct fault *f) {
+    for (int r = 0; r < job.n; r++) {
+        struct rank *k = &job.ranks[r];
+        if (!(f->mask >> r & 1) || k->dead) {
+            continue;
+        }
+        if (f->what == STOP) {
+            k->stopped = false;
+            rdi_sim_poke(k->node);
+            rdi_sim_poke(k->watch_node);
+        } else if (f->what == CUT) {
+            rdi_sim_side(k->node, 0);
+            rdi_sim_side(k->watch_node, 0);
+        }
+    }
+}
+
+void fault_do(uint64_t now) {
+    for (int i = 0; i < job.nfaults; i++) {
+        struct fault *f = &job.faults[i];
+        if (f->what != NOTHING && !f->done && now >= f->at) {
+            f->done = true;
+            begin(f, now);
+            if (f->what != STOP && f->what != CUT) {
+                f->lasts = UINT64_MAX / 2 - f->at;
+            }
+        } else if (f->done && f->lasts && now >= f->at + f->lasts) {
+            end(f);
+            f->lasts = 0;
+        }
+    }
+}
+
+uint64_t fault_next(void) {
+    uint64_t at = UINT64_MAX;
+    for (int i = 0; i < job.nfaults; i++) {
+        const struct fault *f = &job.faults[i];
+        uint64_t t = !f->done                                          ? f->at
+                     : f->lasts && (f->what == STOP || f->what == CUT) ? f->at + f->lasts
+                                                                       : UINT64_MAX;
+        at = t < at ? t : at;
+    }
+    return at;
+}

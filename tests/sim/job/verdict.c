@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+// What must hold when the job is over, whatever happened to it.
+#include "tests/sim/job/job.h"
+
+#include <string.h>
+
+// Ranks that something happened to, which may be called failed. A cut makes both sides suspects.
+static uint32_t suspects(void) {
+    uint32_t m = 0;
+    for (int i = 0; i < job.nfaults; i++) {
+        const struct fault *f = &job.faults[i];
+        if (!f->done) {
+            continue;
+        }
+        uint32_t all = (UINT32_C(1) << job.n) - 1;
+        m |= f->what == CUT ? all : f->what == FLAP ? 0 : f->mask;
+    }
+    return m;
+}
+
+static bool had(enum what w) {
+    for (int i = 0; i < job.nfaults; i++) {
+        if (job.faults[i].done && job.faults[i].what == w) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// A rank that the job goes on with: it neither died nor was given up, nor is on a side that had to stop.
+static bool stays(const struct rank *k) {
+    return !k->dead && k->end != RONDO_ERR_PARTITIONED &&
+           !(k->end == RONDO_ERR_PEER && strstr(k->why, "declared lost") != NULL);
+}
+
+static void check_seen(const struct rank *a, const struct rank *b, const struct seen *x,
+                       const struct seen *y) {
+    if (x->status != y->status || x->culprit_world != y->culprit_world || x->failed != y->failed ||
+        x->epoch != y->epoch) {
+        give_up("ranks %d and %d differ on communicator %#llx: %s, culprit %d, set %#x, decision "
+                "%llu; and %s, culprit %d, set %#x, decision %llu",
+                a->rank, b->rank, (unsigned long long)x->id, rondo_status_name(x->status),
+                x->culprit_world, x->failed, (unsigned long long)x->epoch,
+                rondo_status_name(y->status), y->culprit_world, y->failed,
+                (unsigned long long)y->epoch);
+    }
+}
+
+static void check_agreement(const struct rank *a, const struct rank *b) {
+    for (int i = 0; i < a->nseen; i++) {
+        for (int j = 0; j < b->nseen; j++) {
+            if (a->seen[i].id == b->seen[j].id) {
+                check_seen(a, b, &a->seen[i], &b->seen[j]);
+            }
+        }
+    }
+    int n = a->ncommitted < b->ncommitted ? a->ncommitted : b->ncommitted;
+    for (int i = 0; i < n; i++) {
+        if (memcmp(&a->committed[i], &b->committed[i], sizeof a->committed[i]) != 0) {
+            give_up("ranks %d and %d committed different things as number %d: step %d of members "
+                    "%#x, and step %d of members %#x",
+                    a->rank, b->rank, i, a->committed[i].step, a->committed[i].members,
+                    b->committed[i].step, b->committed[i].members);
+        }
+    }
+    if (a->end == RONDO_OK && b->end == RONDO_OK && a->ncommitted != b->ncommitted) {
+        give_up("ranks %d and %d committed %d and %d steps", a->rank, b->rank, a->ncommitted,
+                b->ncommitted);
+    }
+}
+
+static void check_culprits(const struct rank *k) {
+    uint32_t may = suspects();
+    for (int i = 0; i < k->nseen; i++) {
+        const struct seen *s = &k->seen[i];
+        bool excused = s->status == RONDO_ERR_PATH && (had(CUT) || had(FLAP) || had(VANISH));
+        if (s->failed & ~may) {
+            give_up("rank %d: ranks %#x are said to have failed; nothing happened to %#x", k->rank,
+                    s->failed, s->failed & ~may);
+        }
+        if (s->failed == 0 && !excused && s->status != RONDO_ERR_PARTITIONED) {
+            give_up("rank %d: communicator %#llx failed with %s and no failed rank", k->rank,
+                    (unsigned long long)s->id, rondo_status_name(s->status));
+        }
+        if (s->failed && s->culprit_world != __builtin_ctz(s->failed)) {
+            give_up("rank %d: the culprit of %#x is rank %d", k->rank, s->failed, s->culprit_world);
+        }
+    }
+}
+
+// How long after the first thing that happened a failure may show. Known exactly only when nothing else did.
+static void check_times(const struct rank *k) {
+    if (job.nfaults != 1 || k->nseen == 0 || !job.faults[0].done) {
+        return;
+    }
+    const struct fault *f = &job.faults[0];
+    uint64_t late = 0;
+    switch (f->what) {
+    case KILL:
+        late = 1000 * MS;
+        break;
+    case VANISH:
+        late = job.peer_timeout + 1000 * MS;
+        break;
+    case STOP:
+        late = job.stop_grace + 1000 * MS;
+        break;
+    default:
+        return;
+    }
+    // What this rank computes before it looks is not counted against the library.
+    uint64_t bound = f->at + late + job.compute;
+    if (k->seen[0].at > bound) {
+        give_up("rank %d learnt of %s at %.3f ms only at %.3f ms", k->rank, what_name(f->what),
+                (double)f->at / 1e6, (double)k->seen[0].at / 1e6);
+    }
+}
+
+void verdict(void) {
+    int left = 0;
+    bool lasting = had(CUT);
+    for (int r = 0; r < job.n; r++) {
+        const struct rank *k = &job.ranks[r];
+        if (!stays(k)) {
+            continue;
+        }
+        left++;
+        check_culprits(k);
+        check_times(k);
+        for (int q = r + 1; q < job.n; q++) {
+            if (stays(&job.ranks[q])) {
+                check_agreement(k, &job.ranks[q]);
+            }
+        }
+        // Whoever is left finishes; only paths that do not come back may end it.
+        if (k->end != RONDO_OK && !lasting && !had(FLAP) && !had(VANISH)) {
+            give_up("rank %d ended with %s: %s", r, rondo_status_name(k->end), k->why);
+        }
+        if (k->end == RONDO_OK && k->ncommitted != job.steps) {
+            give_up("rank %d ended well after %d of %d steps", r, k->ncommitted, job.steps);
+        }
+    }
+    if (job.nfaults == 0 && left != job.n) {
+        give_up("nothing happened, and %d of %d ranks are left", left, job.n);
+    }
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+// The ranks of the job, and the clock that moves them.
+#include "tests/sim/job/job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define TIME_BOUND (180000 * MS)
+#define TURNS 100000
+
+static void broken(void *arg, const char *rule, const char *detail) {
+    (void)arg;
+    give_up("a rule of the transport's contract was broken: %s\n  %s", rule, detail);
+}
+
+static void trace(void *arg, const char *line) {
+    (void)arg;
+    printf("%s\n", line);
+}
+
+static void on_news(void *arg) {
+    struct rank *k = arg;
+    fiber_wake(k->fiber);
+}
+
+static void make_engine(int r) {
+    struct rank *k = &job.ranks[r];
+    struct rdi_env env;
+    struct rdi_job j = {.rank = r, .size = job.n, .local_rank = -1};
+    const struct rdi_net_ops *ops = &rdi_sim_ops;
+    struct rdi_driver *d;
+    rdi_sim_env(job.sim, &env);
+    snprintf(j.host, sizeof j.host, "host%d", job.hosts[r]);
+    j.host_id[0] = (uint8_t)(1 + job.hosts[r]);
+    k->rank = r;
+    k->node = rdi_sim_node(job.sim, r);
+    k->watch_node = rdi_sim_node(job.sim, job.n + r);
+    if (rdi_engine_create(&env, &job.options, &j, &ops, 1, k->node, &k->engine) != RONDO_OK ||
+        rdi_engine_watch(k->engine, &rdi_sim_ops, k->watch_node, on_news, k) != RONDO_OK ||
+        rdi_driver_create(k->engine, &d) != RONDO_OK) {
+        give_up("rank %d cannot be made: %s", r, rondo_last_error());
+    }
+    k->engine->peers[r].pid = 1000 + r;
+}
+
+static void meet(void) {
+    uint8_t record[RDI_RECORD_MAX];
+    for (int r = 0; r < job.n; r++) {
+        make_engine(r);
+    }
+    for (int r = 0; r < job.n; r++) {
+        size_t len = rdi_engine_record(job.ranks[r].engine, &job.plan, record);
+        // Each rank is a process of its own; the record says what this one is.
+        for (int q = 0; q < job.n; q++) {
+            if (rdi_engine_add_peer(job.ranks[q].engine, r, record, len, NULL) != RONDO_OK) {
+                give_up("rdi_engine_add_peer: %s", rondo_last_error());
+            }
+        }
+    }
+    for (int r = 0; r < job.n; r++) {
+        struct rank *k = &job.ranks[r];
+        k->fiber = fiber_new(program, k);
+        if (rdi_engine_watch_begin(k->engine, false) != RONDO_OK || !k->engine->watch) {
+            give_up("the watch does not begin: %s", rondo_last_error());
+        }
+    }
+}
+
+static bool runs(const struct rank *k) { return !k->dead && !k->stopped && k->engine; }
+
+static bool turn_watch(struct rank *k, uint64_t now) {
+    struct rdi_watch *w = runs(k) ? k->engine->watch : NULL;
+    if (!w || (!rdi_sim_take_turn(k->watch_node) && now < k->watch_at)) {
+        return false;
+    }
+    int i = 0;
+    while (rdi_watch_progress(w)) {
+        if (++i > TURNS) {
+            give_up("rank %d's watch does not come to rest", k->rank);
+        }
+    }
+    k->watch_at = rdi_watch_next(w);
+    return true;
+}
+
+static bool turn_rank(struct rank *k, uint64_t now) {
+    if (!runs(k)) {
+        return false;
+    }
+    bool did = false;
+    if (rdi_sim_take_turn(k->node)) {
+        if (fiber_is_light(k->fiber)) {
+            fiber_wake(k->fiber);
+        } else {
+            did = driver_background(k->engine);
+        }
+    }
+    if (fiber_is_due(k->fiber, now)) {
+        fiber_run(k->fiber);
+        did = true;
+        if (fiber_is_over(k->fiber)) {
+            k->over = true;
+            k->ended_at = now;
+        }
+    }
+    return did;
+}
+
+static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static uint64_t next_time(void) {
+    uint64_t at = min64(rdi_sim_next(job.sim), fault_next());
+    for (int r = 0; r < job.n; r++) {
+        struct rank *k = &job.ranks[r];
+        if (runs(k)) {
+            at = min64(at, fiber_until(k->fiber));
+            at = min64(at, k->engine->watch ? k->watch_at : UINT64_MAX);
+        }
+    }
+    return at;
+}
+
+static bool all_over(void) {
+    for (int r = 0; r < job.n; r++) {
+        const struct rank *k = &job.ranks[r];
+        if (!k->dead && !k->over) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void stuck(const char *how) {
+    char text[4096];
+    size_t n = 0;
+    for (int r = 0; r < job.n && n < sizeof text - 300; r++) {
+        const struct rank *k = &job.ranks[r];
+        int got = snprintf(text + n, sizeof text - n,
+                           "\n  rank %d: %s, %d steps committed, %d failures, decision %llu", r,
+                           k->dead      ? "dead"
+                           : k->over    ? "over"
+                           : k->stopped ? "stopped"
+                                        : "waits",
+                           k->ncommitted, k->nseen,
+                           (unsigned long long)(k->engine && k->engine->watch
+                                                    ? rdi_watch_epoch(k->engine->watch)
+                                                    : 0));
+        n += got > 0 ? (size_t)got : 0;
+    }
+    give_up("%s%s", how, text);
+}
+
+void world_run(void) {
+    job.net.broken = broken;
+    job.net.trace = job.verbose ? trace : NULL;
+    job.sim = rdi_sim_create(&job.net);
+    if (!job.sim) {
+        give_up("out of memory for the simulation");
+    }
+    meet();
+    while (!all_over()) {
+        uint64_t now = rdi_sim_now(job.sim);
+        int first = (int)below((uint64_t)job.n), turns = 0;
+        fault_do(now);
+        for (bool did = true; did;) {
+            did = false;
+            for (int i = 0; i < job.n; i++) {
+                struct rank *k = &job.ranks[(first + i) % job.n];
+                did |= turn_watch(k, now);
+                did |= turn_rank(k, now);
+            }
+            if (++turns > TURNS) {
+                stuck("the ranks do not come to rest");
+            }
+        }
+        uint64_t at = next_time();
+        if (at == UINT64_MAX) {
+            stuck("all wait and nothing will happen any more");
+        }
+        if (at > TIME_BOUND) {
+            stuck("the job did not end in time");
+        }
+        rdi_sim_advance(job.sim, at > now ? at : now);
+    }
+}
