@@ -23,7 +23,6 @@
 #define DRAIN_NS UINT64_C(300000000)
 #define REPORT_NS UINT64_C(1000000000) // for a verdict to come back
 #define ALIVE_NS UINT64_C(300000000)   // heard so long after a link failed: that rank lives
-#define PEER_NS UINT64_C(1500000000)   // for the watch to see a process end
 #define LOOK_NS UINT64_C(50000000)
 #define MS_NS UINT64_C(1000000)
 
@@ -118,6 +117,20 @@ bool rdi_fault_is_lost(const struct rondo_comm *c, int rank) {
     return false;
 }
 
+// A rank that lives, or left in good order, but ended its part.
+static void blame(struct rondo_comm *c, int world_rank) {
+    for (int r = 0; r < c->size && !c->failure.failed; r++) {
+        if (c->world[r] == world_rank) {
+            c->failure.culprit = r;
+            c->failure.failed = malloc(sizeof *c->failure.failed);
+            c->failure.nfailed = c->failure.failed ? 1 : 0;
+            if (c->failure.failed) {
+                c->failure.failed[0] = r;
+            }
+        }
+    }
+}
+
 // Looks whether all ranks have agreed on something that ends this communicator.
 static void look(struct rondo_comm *c) {
     struct rdi_watch *w = c->engine->watch;
@@ -125,8 +138,10 @@ static void look(struct rondo_comm *c) {
     rondo_status s;
     uint64_t epoch;
     uint64_t failed = rdi_watch_first_failure(w, c->world, c->size, c->birth);
-    bool verdict = rdi_watch_verdict(w, c->id, &epoch, &s, text);
+    int culprit;
+    bool verdict = rdi_watch_verdict(w, c->id, &epoch, &s, &culprit, text);
     if (verdict && (failed == 0 || epoch < failed)) {
+        blame(c, culprit);
         rdi_fault_decide(c, s, text);
     } else if (failed) {
         decide_failure(c, failed);
@@ -142,7 +157,9 @@ static void look(struct rondo_comm *c) {
 static void report(struct rondo_comm *c, uint64_t now) {
     c->accused.stage = RDI_REPORTED;
     c->accused.until = now + REPORT_NS;
-    rdi_watch_report(c->engine->watch, c->id, c->accused.status, c->accused.why);
+    bool blame = c->accused.status == RONDO_ERR_PEER && c->accused.peer >= 0;
+    rdi_watch_report(c->engine->watch, c->id, c->accused.status,
+                     blame ? c->world[c->accused.peer] : -1, c->accused.why);
 }
 
 void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char *text) {
@@ -166,10 +183,7 @@ void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char
         return;
     }
     c->accused.stage = RDI_HELD;
-    c->accused.until = now +
-                       (s == RONDO_ERR_PEER
-                            ? PEER_NS
-                            : (uint64_t)e->options.num[RDI_OPT_PEER_TIMEOUT] * MS_NS + REPORT_NS);
+    c->accused.until = now + (uint64_t)e->options.num[RDI_OPT_PEER_TIMEOUT] * MS_NS + REPORT_NS;
     rdi_log(&e->env, RONDO_LOG_DEBUG, "rank %d: a link failed: %s", c->rank, text);
     rdi_watch_hint(e->watch, c->world[peer]);
 }
@@ -177,7 +191,9 @@ void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char
 static int accused_progress(struct rondo_comm *c, uint64_t now) {
     struct rdi_watch *w = c->engine->watch;
     if (c->accused.stage == RDI_HELD) {
-        bool lives = rdi_watch_heard(w, c->world[c->accused.peer], c->accused.since + ALIVE_NS);
+        int peer = c->world[c->accused.peer];
+        bool lives = rdi_watch_heard(w, peer, c->accused.since + ALIVE_NS) ||
+                     rdi_watch_has_left(w, peer);
         if (lives || now >= c->accused.until) {
             report(c, now);
             return 1;

@@ -59,6 +59,7 @@ static void sim_close(struct rdi_net *net) {
     node->dirty_head = node->dirty_tail = NULL;
     bury(node, true);
     node->net = NULL;
+    node->closed = true;
     free(n);
 }
 

@@ -175,7 +175,7 @@ static void do_connect(struct rdi_sim *s, struct sim_wire *w) {
     if (!w->sender) {
         return;
     }
-    if (n->dead && w->prompt && !sim_wire_cut(w)) {
+    if ((n->dead || n->closed) && w->prompt && !sim_wire_cut(w)) {
         fail_soon(w, true, RONDO_ERR_PEER, "connection refused");
         return;
     }
@@ -309,6 +309,12 @@ void sim_event_do(struct rdi_sim *s, struct sim_event *e) {
         break;
     }
     struct sim_end *to = end_of(w, e->to_sender);
+    if (to && e->kind == SIM_END && sim_wire_cut(w) && !w->from->silent && !w->to->silent) {
+        // That a process has ended shows when something passes again.
+        sim_wire_send(w, SIM_END, e->to_sender, s->now + 5000000, 0, 0, e->ptr);
+        e->ptr = NULL;
+        return;
+    }
     if (to && !to->node->dead && (!stale || e->kind == SIM_END)) {
         do_news(e, to);
     }

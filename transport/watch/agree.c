@@ -28,16 +28,16 @@ static struct rdi_w_verdict_entry *find_verdict(struct rdi_watch *w, uint64_t co
 }
 
 static struct rdi_w_verdict_entry *add_verdict(struct rdi_watch *w, uint64_t comm, rondo_status s,
-                                               uint32_t origin, const char *text) {
+                                               uint32_t culprit, const char *text) {
     struct rdi_w_verdict_entry *v = &w->verdicts[w->nverdicts++ % RDI_W_VERDICTS];
-    *v = (struct rdi_w_verdict_entry){.comm = comm, .status = s, .origin = origin};
+    *v = (struct rdi_w_verdict_entry){.comm = comm, .status = s, .culprit = culprit};
     snprintf(v->text, sizeof v->text, "%s", text);
     return v;
 }
 
 static void fill(const struct rdi_w_verdict_entry *v, struct rdi_w_verdict *m) {
     *m = (struct rdi_w_verdict){
-        .comm = v->comm, .epoch = v->epoch, .status = v->status, .origin = v->origin};
+        .comm = v->comm, .epoch = v->epoch, .status = v->status, .culprit = v->culprit};
     memcpy(m->text, v->text, sizeof m->text);
 }
 
@@ -61,10 +61,10 @@ void rdi_w_on_report(struct rdi_watch *w, int from, const struct rdi_w_verdict *
         rdi_w_send(w, from, RDI_W_VERDICT, &answer, sizeof answer);
         return;
     }
-    if (rdi_w_coordinator(w) != w->rank) {
+    if (rdi_w_coordinator(w) != w->rank || w->unsure_since) {
         return; // it will tell the right one, or this one once it agrees
     }
-    v = v ? v : add_verdict(w, m->comm, (rondo_status)m->status, m->origin, m->text);
+    v = v ? v : add_verdict(w, m->comm, (rondo_status)m->status, m->culprit, m->text);
     v->epoch = w->epoch;
     decide(w, v, w->rank, true);
 }
@@ -74,9 +74,9 @@ void rdi_w_on_verdict(struct rdi_watch *w, int from, const struct rdi_w_verdict 
     if (v && v->decided) {
         return;
     }
-    v = v ? v : add_verdict(w, m->comm, (rondo_status)m->status, m->origin, m->text);
+    v = v ? v : add_verdict(w, m->comm, (rondo_status)m->status, m->culprit, m->text);
     v->status = (rondo_status)m->status;
-    v->origin = m->origin;
+    v->culprit = m->culprit;
     v->epoch = m->epoch;
     memcpy(v->text, m->text, sizeof v->text);
     decide(w, v, from, false);
@@ -94,10 +94,11 @@ static void report_again(struct rdi_watch *w) {
     }
 }
 
-void rdi_watch_report(struct rdi_watch *w, uint64_t comm, rondo_status s, const char *text) {
+void rdi_watch_report(struct rdi_watch *w, uint64_t comm, rondo_status s, int culprit,
+                      const char *text) {
     pthread_mutex_lock(&w->lock);
     if (w->state == RONDO_OK && !find_verdict(w, comm)) {
-        struct rdi_w_verdict_entry *v = add_verdict(w, comm, s, (uint32_t)w->rank, text);
+        struct rdi_w_verdict_entry *v = add_verdict(w, comm, s, (uint32_t)(culprit + 1), text);
         struct rdi_w_verdict m;
         fill(v, &m);
         rdi_w_send(w, rdi_w_coordinator(w), RDI_W_REPORT, &m, sizeof m);
@@ -107,13 +108,14 @@ void rdi_watch_report(struct rdi_watch *w, uint64_t comm, rondo_status s, const 
 }
 
 bool rdi_watch_verdict(struct rdi_watch *w, uint64_t comm, uint64_t *epoch, rondo_status *s,
-                       char text[RDI_ERROR_TEXT]) {
+                       int *culprit, char text[RDI_ERROR_TEXT]) {
     pthread_mutex_lock(&w->lock);
     const struct rdi_w_verdict_entry *v = find_verdict(w, comm);
     bool known = v && v->decided;
     if (known) {
         *epoch = v->epoch;
         *s = v->status;
+        *culprit = (int)v->culprit - 1;
         memcpy(text, v->text, RDI_ERROR_TEXT);
     }
     pthread_mutex_unlock(&w->lock);
@@ -372,7 +374,7 @@ void rdi_watch_forget(struct rdi_watch *w, uint64_t comm, uint64_t tag) {
 
 int rdi_w_agree_progress(struct rdi_watch *w, uint64_t now) {
     int moved = 0;
-    if (w->state != RONDO_OK) {
+    if (w->state != RONDO_OK || w->unsure_since) {
         return 0;
     }
     for (unsigned i = 0; i < RDI_WATCH_BALLOTS; i++) {

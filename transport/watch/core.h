@@ -16,7 +16,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define RDI_W_MESH 16                     // up to so many ranks everybody watches everybody
+#define RDI_W_MESH 64                     // up to so many ranks everybody watches everybody
+#define RDI_W_WINDOW 8                    // of more, everybody watches so many of the lowest ranks
 #define RDI_W_VERDICTS 64                 // remembered
 #define RDI_W_RESULTS 128                 // remembered
 #define RDI_W_LOG 64                      // decisions that are told again to who missed them
@@ -43,6 +44,7 @@ struct rdi_w_rank {
     bool doubt;          // a link to it failed: whoever may, connects at once
     bool watched;        // it is one of those whose silence this rank looks at
     bool left;           // said good-bye
+    bool beat_due;
     bool told_stopped;
     uint64_t failed_at, joined_at; // epochs
     uint32_t failed_incarnation;
@@ -62,7 +64,7 @@ struct rdi_w_rank {
 struct rdi_w_verdict_entry {
     uint64_t comm, epoch;
     rondo_status status;
-    uint32_t origin;
+    uint32_t culprit;
     bool decided;
     char text[RDI_ERROR_TEXT];
 };
@@ -92,14 +94,16 @@ struct rdi_watch {
     struct rdi_env env;
     struct rdi_options options; // the net's own
     struct rdi_job job;
-    int rank, size;
+    int rank, size, mesh;
     uint32_t incarnation;
     struct rdi_net_events events;
     struct rdi_net *net;
     void (*wake)(void *arg);
     void *wake_arg;
     bool begun, closing, woken; // woken: wake() is due
-    uint64_t began;
+    uint64_t began, ran_at;     // ran_at: the last progress
+    uint64_t
+        unsure_since; // not 0: this process did not run for so long that others may have given it up
     uint64_t timeout_ns, grace_ns, beat_ns; // silence, stop, interval
     struct rdi_w_rank *ranks;
     struct rdi_watch_peer self;
@@ -167,6 +171,8 @@ int rdi_w_coordinator(const struct rdi_watch *w);
 void rdi_w_evidence(struct rdi_watch *w, int rank, enum rdi_watch_cause cause, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 void rdi_w_clear(struct rdi_watch *w, int rank);
+// This process did not run for that long.
+void rdi_w_gap(struct rdi_watch *w, uint64_t now, uint64_t gap);
 int rdi_w_member_progress(struct rdi_watch *w, uint64_t now);
 void rdi_w_on_suspect(struct rdi_watch *w, int from, const struct rdi_w_suspect *m);
 void rdi_w_on_propose(struct rdi_watch *w, int from, const struct rdi_w_decision *m);

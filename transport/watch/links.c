@@ -215,12 +215,23 @@ static bool is_neighbour(const struct rdi_watch *w, int rank) {
     return (up & (up - 1)) == 0 || (down & (down - 1)) == 0;
 }
 
+// Beyond the mesh everybody also watches the lowest ranks, as one of them coordinates; the more ranks are
+// suspected, the more of them, so that a side of a partition that has none of the lowest finds its own.
 void rdi_w_watch_choose(struct rdi_watch *w) {
+    int window = RDI_W_WINDOW;
+    for (int r = 0; r < w->size; r++) {
+        window += 2 * (rdi_w_live(w, r) && w->ranks[r].cause != RDI_CAUSE_NONE);
+    }
     for (int r = 0; r < w->size; r++) {
         struct rdi_w_rank *k = &w->ranks[r];
-        k->watched = r != w->rank && rdi_w_live(w, r) &&
-                     (w->size <= RDI_W_MESH || is_neighbour(w, r));
-        k->wanted = k->wanted || k->watched;
+        bool lives = rdi_w_live(w, r), was = k->watched;
+        k->watched = r != w->rank && lives &&
+                     (w->size <= w->mesh || is_neighbour(w, r) || window > 0);
+        window -= lives;
+        if (k->watched && !was) {
+            k->wanted = true;
+            k->heard = rdi_w_now(w);
+        }
     }
 }
 
@@ -345,6 +356,7 @@ int rdi_w_links_progress(struct rdi_watch *w, uint64_t now) {
     const struct rdi_w_beat b = {.epoch = w->epoch, .incarnation = w->incarnation};
     if (beat) {
         w->beat_at = now + w->beat_ns;
+        rdi_w_watch_choose(w);
     }
     for (int i = 0; i < w->size; i++) {
         struct rdi_w_rank *r = &w->ranks[i];
@@ -359,8 +371,9 @@ int rdi_w_links_progress(struct rdi_watch *w, uint64_t now) {
             moved++;
         }
         moved += r->out ? flush(w, i) : 0;
-        if (beat && rdi_w_linked(w, i)) {
-            (void)r->link->ops->ctrl(r->link, RDI_W_BEAT, &b, sizeof b);
+        r->beat_due = (r->beat_due || beat) && rdi_w_linked(w, i);
+        if (r->beat_due && r->link->ops->ctrl(r->link, RDI_W_BEAT, &b, sizeof b) == RONDO_OK) {
+            r->beat_due = false;
         }
         look_at_silence(w, i, now);
     }

@@ -458,6 +458,50 @@ void rdi_w_on_cut(struct rdi_watch *w, int from, const struct rdi_w_cut *m) {
     }
 }
 
+// ---- This rank itself ----------------------------------------------------------------------------
+
+// What was not heard meanwhile says nothing about others. And they may have given this rank up and gone on without
+// it, perhaps to their end: so it decides nothing before it has heard from most of them again.
+void rdi_w_gap(struct rdi_watch *w, uint64_t now, uint64_t gap) {
+    for (int i = 0; i < w->size; i++) {
+        w->ranks[i].heard = now;
+        if (w->ranks[i].cause != RDI_CAUSE_DEAD) {
+            rdi_w_clear(w, i);
+        }
+    }
+    rdi_log(&w->env, RONDO_LOG_WARN, "rank %d did not run for %.1f s", w->rank, (double)gap / 1e9);
+    if (gap >= w->timeout_ns || gap >= w->grace_ns) {
+        w->unsure_since = now;
+        w->proposing = false;
+    }
+}
+
+static bool is_unsure(struct rdi_watch *w, uint64_t now) {
+    int others = 0, heard = 0;
+    if (!w->unsure_since) {
+        return false;
+    }
+    // What was on the way already is no news.
+    uint64_t since = w->unsure_since + 2 * w->beat_ns;
+    for (int i = 0; i < w->size; i++) {
+        if (i != w->rank && rdi_w_live(w, i)) {
+            others++;
+            heard += w->ranks[i].heard > since;
+        }
+    }
+    if (2 * heard >= others) {
+        w->unsure_since = 0;
+        return false;
+    }
+    if (now > since + w->timeout_ns) {
+        rdi_w_end(w, RONDO_ERR_PARTITIONED,
+                  "rank %d did not run for too long, and now hears only %d of %d other ranks: they "
+                  "may have gone on without it, so it has to stop",
+                  w->rank, heard, others);
+    }
+    return true;
+}
+
 // ---- Time ----------------------------------------------------------------------------------------
 
 int rdi_w_member_progress(struct rdi_watch *w, uint64_t now) {
@@ -470,6 +514,9 @@ int rdi_w_member_progress(struct rdi_watch *w, uint64_t now) {
         if (r->cause != RDI_CAUSE_NONE && !r->own && now > r->refreshed + STALE) {
             rdi_w_clear(w, i);
         }
+    }
+    if (is_unsure(w, now)) {
+        return 0;
     }
     bool due = compose(w, now, &d);
     int to = rdi_w_coordinator(w);

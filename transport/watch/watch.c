@@ -81,6 +81,7 @@ rondo_status rdi_watch_open(const struct rdi_env *env, const struct rdi_options 
     w->job = *job;
     w->rank = job->rank;
     w->size = job->size;
+    w->mesh = RDI_W_MESH;
     w->incarnation = incarnation;
     w->wake = wake;
     w->wake_arg = arg;
@@ -129,7 +130,7 @@ void rdi_watch_add(struct rdi_watch *w, int rank, const struct rdi_watch_peer *p
 
 rondo_status rdi_watch_begin(struct rdi_watch *w, bool threaded) {
     pthread_mutex_lock(&w->lock);
-    w->began = rdi_w_now(w);
+    w->began = w->ran_at = rdi_w_now(w);
     for (int i = 0; i < w->size; i++) {
         w->ranks[i].heard = w->began;
     }
@@ -182,6 +183,10 @@ int rdi_watch_progress(struct rdi_watch *w) {
         moved = w->net->ops->progress(w->net, false);
         uint64_t now = rdi_w_now(w);
         if (w->begun) {
+            if (now > w->ran_at + rdi_w_lately(w)) {
+                rdi_w_gap(w, now, now - w->ran_at);
+            }
+            w->ran_at = now;
             moved += rdi_w_links_progress(w, now);
             moved += rdi_w_member_progress(w, now);
             moved += rdi_w_agree_progress(w, now);
@@ -209,7 +214,7 @@ uint64_t rdi_watch_next(struct rdi_watch *w) {
     }
     for (int i = 0; i < w->size && !busy; i++) {
         const struct rdi_w_rank *r = &w->ranks[i];
-        busy = r->cause != RDI_CAUSE_NONE || r->ready || r->out || r->doubt ||
+        busy = r->cause != RDI_CAUSE_NONE || r->ready || r->out || r->doubt || r->beat_due ||
                (r->wanted && !r->link && !r->left);
     }
     at = busy && now + BUSY_NS < at ? now + BUSY_NS : at;
@@ -279,6 +284,13 @@ rondo_status rdi_watch_state(struct rdi_watch *w, char why[RDI_ERROR_TEXT]) {
     memcpy(why, w->why, RDI_ERROR_TEXT);
     pthread_mutex_unlock(&w->lock);
     return s;
+}
+
+bool rdi_watch_has_left(struct rdi_watch *w, int rank) {
+    pthread_mutex_lock(&w->lock);
+    bool left = w->ranks[rank].left;
+    pthread_mutex_unlock(&w->lock);
+    return left;
 }
 
 void rdi_watch_hint(struct rdi_watch *w, int rank) {

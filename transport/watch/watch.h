@@ -87,17 +87,20 @@ bool rdi_watch_heard(struct rdi_watch *w, int rank, uint64_t since);
 // itself lost. Final. `why` receives the text.
 rondo_status rdi_watch_state(struct rdi_watch *w, char why[RDI_ERROR_TEXT]);
 
+// Whether it said good-bye.
+bool rdi_watch_has_left(struct rdi_watch *w, int rank);
 // A data path to that rank failed: look at it now.
 void rdi_watch_hint(struct rdi_watch *w, int rank);
 
 // ---- Verdicts: the first failure of a communicator, for all of its ranks -------------------------
 
 // Reports a failure that is no rank's death (abort, mismatch, timeout, path). The first report about a communicator
-// becomes its verdict.
-void rdi_watch_report(struct rdi_watch *w, uint64_t comm, rondo_status s, const char *text);
+// becomes its verdict. `culprit`: the rank that ended its part, -1 if there is none.
+void rdi_watch_report(struct rdi_watch *w, uint64_t comm, rondo_status s, int culprit,
+                      const char *text);
 // True: there is one. *epoch is the number of decisions that came before it.
 bool rdi_watch_verdict(struct rdi_watch *w, uint64_t comm, uint64_t *epoch, rondo_status *s,
-                       char text[RDI_ERROR_TEXT]);
+                       int *culprit, char text[RDI_ERROR_TEXT]);
 
 // ---- Votes: agreement among the live members of a communicator -----------------------------------
 

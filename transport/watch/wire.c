@@ -85,7 +85,7 @@ bool rdi_w_read(unsigned type, const void *msg, size_t len, int size, union rdi_
     case RDI_W_REPORT:
     case RDI_W_VERDICT:
         out->verdict.text[sizeof out->verdict.text - 1] = '\0';
-        return out->verdict.status < 0 && out->verdict.origin < (uint32_t)size;
+        return out->verdict.status < 0 && out->verdict.culprit <= (uint32_t)size;
     case RDI_W_RESULT:
         return fits(out->result.live, size);
     case RDI_W_JOIN:

@@ -56,7 +56,7 @@ struct rdi_w_alive {
 struct rdi_w_verdict { // REPORT, VERDICT
     uint64_t comm, epoch;
     int32_t status;
-    uint32_t origin;
+    uint32_t culprit; // world rank + 1; 0: none
     char text[RDI_ERROR_TEXT];
 };
 struct rdi_w_vote { // VOTE, QUERY

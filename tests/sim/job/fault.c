@@ -75,6 +75,7 @@ void job_make(uint64_t seed) {
     for (int r = 0; r < job.n; r++) {
         job.hosts[r] = hosts == job.n ? r : (int)below((uint64_t)hosts);
     }
+    job.mesh = chance(70) ? 64 : 2;
     job.steps = 4 + (int)below(STEPS - 4);
     job.compute = 1 + below(200 * MS);
     if (rdi_options_load(&job.options, NULL, no_environment) != RONDO_OK) {

@@ -68,6 +68,7 @@ struct job {
     uint64_t seed, rng;
     bool verbose;
     int n, steps, hosts[RANKS];
+    int mesh; // ranks up to which all watch all
     struct rdi_sim *sim;
     struct rdi_sim_config net;
     struct rdi_options options;

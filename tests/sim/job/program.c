@@ -111,9 +111,12 @@ void program(void *arg) {
         give_up("rdi_comm_create: %s", rondo_last_error());
     }
     c = world;
-    s = rdi_comm_first_barrier(c);
-    if (s != RONDO_OK) {
-        s = shrink(k, &c, world);
+    // A rank whose barrier fails while another's does not has to agree with it like after a step.
+    uint64_t flags = 1;
+    if (rdi_comm_first_barrier(c) != RONDO_OK) {
+        flags = 0;
+        s = rondo_comm_agree(c, &flags);
+        s = s == RONDO_OK ? shrink(k, &c, world) : s;
     }
     s = s == RONDO_OK ? train(k, &c, world) : s;
     k->end = s;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The ranks of the job, and the clock that moves them.
 #include "tests/sim/job/job.h"
+#include "transport/watch/core.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -41,6 +42,7 @@ static void make_engine(int r) {
         give_up("rank %d cannot be made: %s", r, rondo_last_error());
     }
     k->engine->peers[r].pid = 1000 + r;
+    k->engine->watch->mesh = job.mesh;
 }
 
 static void meet(void) {
@@ -172,6 +174,9 @@ void world_run(void) {
             if (++turns > TURNS) {
                 stuck("the ranks do not come to rest");
             }
+        }
+        if (all_over()) {
+            return;
         }
         uint64_t at = next_time();
         if (at == UINT64_MAX) {
