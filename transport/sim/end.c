@@ -369,7 +369,8 @@ rondo_status sim_op_ctrl(struct rdi_link *link, unsigned type, const void *msg, 
 
 bool sim_op_delivered(struct rdi_link *link) {
     const struct sim_wire *w = end_of(link)->wire;
-    return link->state == RDI_LINK_UP && !w->down && w->said[link->sender] == w->heard[link->sender];
+    return link->state == RDI_LINK_UP && !w->down &&
+           w->said[link->sender] == w->heard[link->sender];
 }
 
 void sim_op_describe(struct rdi_link *link, char *buf, size_t cap) {
