@@ -68,8 +68,8 @@ static void *search_blas(char path[512]) {
     static const char *const patterns[] = {
         "/usr/local/cuda/lib{64,}/libcublas.so.1[1-3]",
         "/usr/local/cuda-1[1-3]*/lib{64,}/libcublas.so.1[1-3]",
-        "/usr{/local,}/lib/python3*/{site,dist}-packages/nvidia/cu{blas,1[1-3]}/lib/"
-        "libcublas.so.1[1-3]",
+        ("/usr{/local,}/lib/python3*/{site,dist}-packages/nvidia/cu{blas,1[1-3]}/lib/"
+         "libcublas.so.1[1-3]"),
     };
     void *library = NULL;
     for (size_t i = 0; i < sizeof names / sizeof names[0] && !library; i++) {

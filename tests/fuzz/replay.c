@@ -2,15 +2,15 @@
 // Gives the inputs in the folders named on the command line to a fuzz target: each as it is, each
 // of its beginnings, and many alterations, the same ones every time. Every input lies in a block of
 // its own size, so that a sanitizer sees the first byte that is read beyond it.
+//   fuzz_replay_<name> ALTERATIONS FOLDER...
 #include "fuzz.h"
 
 #include <dirent.h>
 #include <string.h>
 
 #define INPUT_MAX 65536
-#define ALTERATIONS 3000
 
-static unsigned long runs;
+static unsigned long runs, alterations;
 
 static void give(const uint8_t *data, size_t size) {
     uint8_t *copy = malloc(size > 0 ? size : 1);
@@ -57,7 +57,7 @@ static void replay(const uint8_t *data, size_t size) {
     for (size_t n = 0; n < size; n++) {
         give(data, n);
     }
-    for (uint64_t i = 0; size > 0 && i < ALTERATIONS; i++) {
+    for (uint64_t i = 0; size > 0 && i < alterations; i++) {
         alter(data, size, i);
     }
 }
@@ -87,7 +87,8 @@ static int replay_folder(const char *folder) {
 
 int main(int argc, char **argv) {
     int files = 0;
-    for (int i = 1; i < argc; i++) {
+    alterations = argc > 1 ? strtoul(argv[1], NULL, 10) : 0;
+    for (int i = 2; i < argc; i++) {
         files += replay_folder(argv[i]);
     }
     printf("%d inputs, %lu runs\n", files, runs);
