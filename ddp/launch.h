@@ -15,6 +15,12 @@
 // which happens last. A process that starts a session of its own (a daemon) has left the job and is
 // not ended.
 //
+// In a group that keeps on (`keep`), a rank that fails ends nobody: its owner takes it with
+// rdi_group_take_fallen() and starts it again, or lets it go.
+//
+//   runs --- fails ---> fallen --- take ---> held --- rdi_group_fork_again() ---> runs
+//                                              +----- rdi_group_let_go() -------> gone
+//
 // Nothing here blocks: the group has a descriptor to sleep on and a next deadline; time is passed
 // in.
 #ifndef RDI_DDP_LAUNCH_H
@@ -96,7 +102,11 @@ struct rdi_group {
     bool failed;       // `first` is set: the first rank that failed by itself
     bool ending;       // some rank's end is due to us and no failure any more
     struct rdi_exit first;
-    int watched;                         // processes other than ranks that still have to end
+    bool keep;               // set by the owner, before the first rank is started
+    struct rdi_exit *fallen; // failed and not taken yet, in the order of their ends
+    int nfallen, held;       // held: fallen or taken, and nobody has said what comes of them
+    int finished;            // ranks that exited with 0
+    int watched;             // processes other than ranks that still have to end
     int *members, nmembers, members_cap; // their pidfds, -1 = ended
 };
 
@@ -104,7 +114,15 @@ rondo_status rdi_group_open(struct rdi_group *g, int n, int first_rank);
 // fork(2) for the next local rank. In the child it returns 0 with *pid == 0: signals are as before
 // rdi_signals_open(), the session is its own, it dies with the parent, and the group is closed.
 rondo_status rdi_group_fork(struct rdi_group *g, struct rdi_signals *signals, pid_t *pid);
-// Notes who ended, takes the next step of the picture above.
+// The next one that failed in a group that keeps on. What it left running is killed, so that
+// nothing of it meets its successor.
+bool rdi_group_take_fallen(struct rdi_group *g, struct rdi_exit *out);
+// As rdi_group_fork() in the place of one that was taken.
+rondo_status rdi_group_fork_again(struct rdi_group *g, struct rdi_signals *signals, int local_rank,
+                                  pid_t *pid);
+// One that was taken is not started again.
+void rdi_group_let_go(struct rdi_group *g);
+// Notes who ended, takes the next step of the pictures above.
 void rdi_group_progress(struct rdi_group *g, uint64_t now);
 // Begins to end all; later calls do nothing, except that grace 0 kills at once.
 void rdi_group_end(struct rdi_group *g, uint64_t now, uint64_t grace);
@@ -118,6 +136,9 @@ void rdi_group_close(struct rdi_group *g);
 
 // ---- What a rank is told ------------------------------------------------------------------------
 
+#define RDI_ENV_ELASTIC "RONDO_ELASTIC" // MIN:MAX
+#define RDI_ENV_RESTART "RONDO_RESTART" // k >= 1: this rank was started again, for the k-th time
+
 #define RDI_RUN_ID_CAP 32
 struct rdi_place {
     int rank, world;
@@ -126,8 +147,11 @@ struct rdi_place {
     const char *master_addr;
     int master_port;
     const char *run_id;
-    int key_fd;      // -1 = the rank finds the key by itself
-    bool one_thread; // OMP_NUM_THREADS=1
+    int key_fd;          // -1 = the rank finds the key by itself
+    bool one_thread;     // OMP_NUM_THREADS=1
+    int restart;         // how often this rank was started again
+    int max_restarts;    // of the job
+    const char *elastic; // "MIN:MAX"; NULL = the job needs all its ranks
 };
 // Calls `set` for each variable of a rank's environment; value NULL = it must be unset. Stops when
 // `set` returns non-zero, and returns that.

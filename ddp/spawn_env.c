@@ -37,10 +37,10 @@ int rdi_place_env(const struct rdi_place *p,
         {"ROLE_RANK", p->rank},
         {"ROLE_WORLD_SIZE", p->world},
         {"MASTER_PORT", p->master_port},
-        {"TORCHELASTIC_RESTART_COUNT", 0},
-        {"TORCHELASTIC_MAX_RESTARTS", 0},
+        {"TORCHELASTIC_RESTART_COUNT", p->restart},
+        {"TORCHELASTIC_MAX_RESTARTS", p->max_restarts},
     };
-    char text[16];
+    char text[16], restart[16];
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         snprintf(text, sizeof text, "%d", numbers[i].value);
         int r = set(arg, numbers[i].name, text);
@@ -49,6 +49,7 @@ int rdi_place_env(const struct rdi_place *p,
         }
     }
     snprintf(text, sizeof text, "%d", p->key_fd);
+    snprintf(restart, sizeof restart, "%d", p->restart);
     const struct {
         const char *name, *value;
     } words[] = {
@@ -56,6 +57,8 @@ int rdi_place_env(const struct rdi_place *p,
         {"MASTER_ADDR", p->master_addr},
         {"TORCHELASTIC_RUN_ID", p->run_id},
         {RDI_ENV_STORE, "launcher"},
+        {RDI_ENV_ELASTIC, p->elastic},
+        {RDI_ENV_RESTART, p->restart > 0 ? restart : NULL},
         // What torchrun around this launcher says of its own store, and the key of a rondo-run
         // around it, are not true here.
         {"TORCHELASTIC_USE_AGENT_STORE", NULL},

@@ -24,7 +24,8 @@ rondo_status rdi_group_open(struct rdi_group *g, int n, int first_rank) {
                             .grace = RDI_GRACE_NS};
     g->pids = calloc((size_t)n, sizeof *g->pids);
     g->pidfds = calloc((size_t)n, sizeof *g->pidfds);
-    if (g->pids == NULL || g->pidfds == NULL) {
+    g->fallen = calloc((size_t)n, sizeof *g->fallen);
+    if (g->pids == NULL || g->pidfds == NULL || g->fallen == NULL) {
         rdi_group_close(g);
         return rdi_fail(RONDO_ERR_NOMEM, "no memory to keep track of %d ranks", n);
     }
@@ -57,16 +58,20 @@ static void free_group(struct rdi_group *g) {
     close_fds(g);
     free(g->pids);
     free(g->pidfds);
+    free(g->fallen);
     free(g->members);
     *g = (struct rdi_group){.state = RDI_GROUP_DONE, .epfd = -1, .deadline = UINT64_MAX};
+}
+
+static void reap(pid_t pid, int flags) {
+    while (waitid(P_PID, (id_t)pid, NULL, WEXITED | flags) != 0 && errno == EINTR) {}
 }
 
 void rdi_group_close(struct rdi_group *g) {
     // SIGKILL has no effect on what ended; what cannot be killed is left to init.
     rdi_group_signal(g, SIGKILL, true);
     for (int i = 0; i < g->started; i++) {
-        int flags = WEXITED | (g->state == RDI_GROUP_DONE ? WNOHANG : 0);
-        while (waitid(P_PID, (id_t)g->pids[i], NULL, flags) != 0 && errno == EINTR) {}
+        reap(g->pids[i], g->state == RDI_GROUP_DONE ? WNOHANG : 0);
     }
     free_group(g);
 }
@@ -91,8 +96,9 @@ static rondo_status watch(struct rdi_group *g, int pidfd, uint64_t id) {
     return RONDO_OK;
 }
 
-rondo_status rdi_group_fork(struct rdi_group *g, struct rdi_signals *signals, pid_t *pid) {
-    int rank = g->first_rank + g->started;
+static rondo_status fork_rank(struct rdi_group *g, struct rdi_signals *signals, int local_rank,
+                              pid_t *pid, int *fd) {
+    int rank = g->first_rank + local_rank;
     pid_t parent = getpid(), child = fork();
     if (child == 0) {
         become_rank(g, signals, parent);
@@ -114,20 +120,43 @@ rondo_status rdi_group_fork(struct rdi_group *g, struct rdi_signals *signals, pi
             "cannot watch rank %d; Linux 5.3 or newer and a free descriptor (ulimit -n) "
             "are needed",
             rank);
-    } else if ((s = watch(g, pidfd, (uint64_t)g->started)) != RONDO_OK) {
+    } else if ((s = watch(g, pidfd, (uint64_t)local_rank)) != RONDO_OK) {
         close(pidfd);
     }
     if (s != RONDO_OK) {
         kill(child, SIGKILL);
-        while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+        reap(child, 0);
         return s;
     }
-    g->pids[g->started] = child;
-    g->pidfds[g->started] = pidfd;
-    g->started++;
     g->alive++;
     *pid = child;
+    *fd = pidfd;
     return RONDO_OK;
+}
+
+rondo_status rdi_group_fork(struct rdi_group *g, struct rdi_signals *signals, pid_t *pid) {
+    int fd = -1, i = g->started;
+    rondo_status s = fork_rank(g, signals, i, pid, &fd);
+    if (s == RONDO_OK && *pid != 0) {
+        g->pids[i] = *pid;
+        g->pidfds[i] = fd;
+        g->started++;
+    }
+    return s;
+}
+
+rondo_status rdi_group_fork_again(struct rdi_group *g, struct rdi_signals *signals, int local_rank,
+                                  pid_t *pid) {
+    int fd = -1;
+    rondo_status s = fork_rank(g, signals, local_rank, pid, &fd);
+    if (s == RONDO_OK && *pid != 0) {
+        // Only now may the number of the one before become somebody else's.
+        reap(g->pids[local_rank], WNOHANG);
+        g->pids[local_rank] = *pid;
+        g->pidfds[local_rank] = fd;
+        g->held--;
+    }
+    return s;
 }
 
 // ---- Signals ------------------------------------------------------------------------------------
@@ -209,11 +238,36 @@ static void rank_ended(struct rdi_group *g, int i) {
     }
     unwatch(g, &g->pidfds[i]);
     g->alive--;
-    if ((e.code != 0 || e.signal != 0) && !g->failed && !g->ending) {
+    if (e.code == 0 && e.signal == 0) {
+        g->finished++;
+    } else if (g->keep && !g->ending) {
+        g->fallen[g->nfallen++] = e;
+        g->held++;
+    } else if (!g->failed && !g->ending) {
         g->failed = true;
         g->first = e;
     }
 }
+
+static void kill_member(void *arg, struct rdi_member m) {
+    (void)arg;
+    syscall(SYS_pidfd_send_signal, m.pidfd, SIGKILL, NULL, 0);
+    close(m.pidfd);
+}
+
+bool rdi_group_take_fallen(struct rdi_group *g, struct rdi_exit *out) {
+    if (g->nfallen == 0) {
+        return false;
+    }
+    *out = g->fallen[0];
+    memmove(g->fallen, g->fallen + 1, (size_t)--g->nfallen * sizeof *g->fallen);
+    pid_t leader = out->pid;
+    kill(-leader, SIGKILL);
+    rdi_sessions_scan(&leader, 1, kill_member, NULL);
+    return true;
+}
+
+void rdi_group_let_go(struct rdi_group *g) { g->held--; }
 
 static void member_ended(struct rdi_group *g, int i) {
     unwatch(g, &g->members[i]);
@@ -277,7 +331,8 @@ void rdi_group_progress(struct rdi_group *g, uint64_t now) {
     if (g->failed) {
         rdi_group_end(g, now, g->grace);
     }
-    if (g->state != RDI_GROUP_DONE && g->alive == 0 && g->watched == 0) {
+    bool awaited = g->held > 0 && !g->ending;
+    if (g->state != RDI_GROUP_DONE && g->alive == 0 && g->watched == 0 && !awaited) {
         sweep(g, now);
     }
     if (now >= g->deadline) {

@@ -58,15 +58,10 @@ void run_decide(struct run_job *job, int exit_code, const char *fmt, ...) {
     decide(job, exit_code, text, true);
 }
 
-static void decide_rank_failed(struct run_job *job) {
-    const struct rdi_exit *e = &job->group.first;
-    int code = rdi_exit_code(e), sig = job->forwarded;
-    char text[256], log[160] = "";
-    if (sig != 0 && code == 128 + sig) {
-        run_decide(job, code, "stopped by SIG%s", sigabbrev_np(sig));
-        return;
-    }
-    rdi_exit_describe(e, text, sizeof text);
+void run_describe(const struct run_job *job, const struct rdi_exit *e, char text[RUN_TEXT]) {
+    int sig = job->forwarded;
+    char what[256], log[160] = "";
+    rdi_exit_describe(e, what, sizeof what);
     if (job->o->log_dir != NULL) {
         snprintf(log, sizeof log, "; see %.100s/rank-%d.err", job->o->log_dir, e->rank);
     }
@@ -76,8 +71,19 @@ static void decide_rank_failed(struct run_job *job) {
     } else if (e->signal == SIGBUS) {
         hint = "; often a full /dev/shm, or a file that became shorter while it was mapped";
     }
-    run_decide(job, code, "%s%s%s%s%s", text, sig != 0 ? ", after SIG" : "",
-               sig != 0 ? sigabbrev_np(sig) : "", log, hint);
+    snprintf(text, RUN_TEXT, "%s%s%s%s%s", what, sig != 0 ? ", after SIG" : "",
+             sig != 0 ? sigabbrev_np(sig) : "", log, hint);
+}
+
+void run_decide_failed(struct run_job *job, const struct rdi_exit *e) {
+    int code = rdi_exit_code(e), sig = job->forwarded;
+    char text[RUN_TEXT];
+    if (sig != 0 && code == 128 + sig) {
+        run_decide(job, code, "stopped by SIG%s", sigabbrev_np(sig));
+        return;
+    }
+    run_describe(job, e, text);
+    run_decide(job, code, "%s", text);
 }
 
 static void decide_timeout(struct run_job *job) {
@@ -145,6 +151,10 @@ static void read_news(struct run_job *job) {
         decide(job, news.code, news.text, false);
     } else if (news.kind == RUN_NEWS_DONE) {
         job->hurry = true;
+    } else if (news.kind == RUN_NEWS_ALONE && !job->alone) {
+        job->alone = true;
+        run_say(job, 0, "%s; the ranks of this node go on, but none can be started again",
+                news.text);
     }
 }
 
@@ -155,7 +165,7 @@ static void on_ranks_gone(struct run_job *job) {
         run_say(job, 0, "rank %d (pid %d) does not end even after SIGKILL: it waits in the kernel",
                 job->group.first_rank + local_rank, (int)job->group.pids[local_rank]);
     }
-    if (job->nodes != NULL) {
+    if (job->nodes != NULL && !job->alone) {
         run_nodes_end(job->nodes, !job->decided);
         if (!job->decided) {
             run_say(job, 1, "the ranks of this node have ended; waiting for the other nodes");
@@ -166,8 +176,9 @@ static void on_ranks_gone(struct run_job *job) {
 static void step(struct run_job *job, uint64_t now) {
     rdi_group_progress(&job->group, now);
     if (job->group.failed && !job->decided) {
-        decide_rank_failed(job);
+        run_decide_failed(job, &job->group.first);
     }
+    run_elastic_step(job, now);
     if (now >= job->timeout_at && job->group.state == RDI_GROUP_RUNNING) {
         decide_timeout(job);
     }
@@ -182,7 +193,7 @@ static bool nodes_settled(struct run_job *job, uint64_t now) {
         return true;
     }
     if (job->o->node_rank > 0) {
-        return job->decided;
+        return job->decided || job->alone;
     }
     enum run_ends ends = run_nodes_ends(job->nodes);
     if (job->decided) {
@@ -213,7 +224,8 @@ static bool finished(struct run_job *job, uint64_t now) {
 }
 
 static int sleep_ms(const struct run_job *job, uint64_t now) {
-    uint64_t until = job->group.deadline;
+    uint64_t until = run_elastic_next(job);
+    until = job->group.deadline < until ? job->group.deadline : until;
     if (job->group.state == RDI_GROUP_RUNNING && job->timeout_at < until) {
         until = job->timeout_at;
     }

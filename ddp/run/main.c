@@ -28,6 +28,7 @@ struct launch {
     struct rdi_store_server *server; // on node 0
     const char *host;                // of the store, for the ranks
     int port;
+    struct rdi_place place; // of the rank that is being started
 };
 
 // A descriptor of ours in place of a closed 0, 1 or 2 would be mistaken for it.
@@ -88,15 +89,16 @@ static rondo_status meet_nodes(struct launch *l) {
     sigset_t taken;
     pthread_sigmask(SIG_SETMASK, &job->signals.saved, &taken);
     rondo_status s = run_nodes_open(&l->o, &l->identity, l->server != NULL ? "127.0.0.1" : l->host,
-                                    l->port, &job->env, &job->nodes);
+                                    l->port, &job->env, l->server, &job->nodes);
     pthread_sigmask(SIG_SETMASK, &taken, NULL);
     return s == RONDO_OK ? watch(job, run_nodes_fd(job->nodes), RUN_EV_NODES) : s;
 }
 
 // ---- The ranks ----------------------------------------------------------------------------------
 
-static rondo_status open_input(struct launch *l, int local_rank, int *fd) {
-    if (local_rank == 0 && l->o.node_rank == 0 && l->o.stdin_to_rank0) {
+static rondo_status open_input(struct launch *l, int *fd) {
+    // One that is started again cannot know what its predecessor has read.
+    if (l->place.rank == 0 && l->place.restart == 0 && l->o.stdin_to_rank0) {
         return run_input_open(&l->job.input, l->job.epfd, fd);
     }
     *fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -112,15 +114,17 @@ static void close_io(const struct run_rank_io *io) {
     }
 }
 
-static rondo_status start_one(struct launch *l, struct rdi_place *place, int *exit_code) {
+static rondo_status start_one(struct launch *l, int *exit_code) {
     struct run_job *job = &l->job;
+    const struct rdi_place *place = &l->place;
     struct run_rank_io io = {-1, -1, -1};
     struct run_start start = {&job->group, &job->signals, &l->program, &l->was};
     pid_t pid;
     *exit_code = RUN_EXIT_ERROR;
-    rondo_status s = open_input(l, place->local_rank, &io.in);
+    rondo_status s = open_input(l, &io.in);
     if (s == RONDO_OK) {
-        s = run_output_rank(job->output, place->local_rank, place->rank, place->node, &io);
+        s = run_output_rank(job->output, place->local_rank, place->rank, place->node,
+                            place->restart > 0, &io);
     }
     if (s == RONDO_OK) {
         s = run_start_rank(&start, place, &io, &pid, exit_code);
@@ -133,24 +137,33 @@ static rondo_status start_one(struct launch *l, struct rdi_place *place, int *ex
     return s;
 }
 
-static void start_ranks(struct launch *l, const char *run_id, int world) {
+static rondo_status start_rank(void *arg, int local_rank, int restart, int *exit_code) {
+    struct launch *l = arg;
+    l->place.local_rank = local_rank;
+    l->place.rank = l->job.group.first_rank + local_rank;
+    l->place.restart = restart;
+    return start_one(l, exit_code);
+}
+
+static void start_ranks(struct launch *l, const char *run_id) {
     struct run_job *job = &l->job;
-    struct rdi_place place = {.world = world,
-                              .local_world = l->o.nproc,
-                              .node = l->o.node_rank,
-                              .nodes = l->o.nnodes,
-                              .master_addr = l->host,
-                              .master_port = l->port,
-                              .run_id = run_id,
-                              .key_fd = l->key_fd,
-                              .one_thread = rdi_place_one_thread(l->o.nproc)};
+    struct rdi_place *place = &l->place;
+    *place = (struct rdi_place){.world = job->world,
+                                .local_world = l->o.nproc,
+                                .node = l->o.node_rank,
+                                .nodes = l->o.nnodes,
+                                .master_addr = l->host,
+                                .master_port = l->port,
+                                .run_id = run_id,
+                                .key_fd = l->key_fd,
+                                .one_thread = rdi_place_one_thread(l->o.nproc),
+                                .max_restarts = l->o.max_restarts,
+                                .elastic = l->o.elastic_max > 0 ? l->o.elastic : NULL};
     run_say(job, 1, "the store is at %s, port %d%s", l->host, l->port,
-            place.one_thread ? "; OMP_NUM_THREADS=1, since it is not set" : "");
+            place->one_thread ? "; OMP_NUM_THREADS=1, since it is not set" : "");
     for (int i = 0; i < l->o.nproc && !job->decided; i++) {
         int exit_code;
-        place.local_rank = i;
-        place.rank = job->group.first_rank + i;
-        if (start_one(l, &place, &exit_code) != RONDO_OK) {
+        if (start_rank(l, i, 0, &exit_code) != RONDO_OK) {
             char text[RDI_ERROR_TEXT];
             snprintf(text, sizeof text, "%s", rondo_last_error());
             run_decide(job, exit_code, "%.500s", text);
@@ -163,7 +176,7 @@ static rondo_status run_ranks(struct launch *l, int *exit_code) {
     char own_id[RDI_RUN_ID_CAP];
     rdi_run_id(&job->env, own_id);
     int first_rank = job->nodes != NULL ? run_nodes_first_rank(job->nodes) : 0;
-    int world = job->nodes != NULL ? run_nodes_world(job->nodes) : l->o.nproc;
+    job->world = job->nodes != NULL ? run_nodes_world(job->nodes) : l->o.nproc;
     const char *run_id = job->nodes != NULL ? run_nodes_run_id(job->nodes) : own_id;
 
     rondo_status s = rdi_group_open(&job->group, l->o.nproc, first_rank);
@@ -173,13 +186,19 @@ static rondo_status run_ranks(struct launch *l, int *exit_code) {
     job->group.grace = (uint64_t)(l->o.grace * 1e9);
     s = watch(job, job->group.epfd, RUN_EV_GROUP);
     if (s == RONDO_OK) {
-        start_ranks(l, run_id, world);
+        s = run_elastic_open(job);
+    }
+    if (s == RONDO_OK) {
+        job->start_rank = start_rank;
+        job->start_arg = l;
+        start_ranks(l, run_id);
         if (l->o.timeout > 0) {
             job->timeout_at = rdi_now(&job->env) + (uint64_t)(l->o.timeout * 1e9);
         }
         *exit_code = run_loop(job);
     }
     rdi_group_close(&job->group);
+    run_elastic_close(job);
     return s;
 }
 

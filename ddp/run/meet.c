@@ -9,23 +9,24 @@
 
 #define RANKS_MAX (1 << 20)
 
-// What a launcher says of itself: "<token> <nodes> <ranks> <host>".
+// What a launcher says of itself: "<token> <nodes> <ranks> <host> <min>:<max>".
 struct introduction {
     char token[RUN_TOKEN + 1];
     int nodes, ranks;
-    char host[RDI_HOST_MAX];
+    char host[RDI_HOST_MAX], elastic[24];
 };
 
 static bool parse_introduction(const char *text, struct introduction *in) {
-    return sscanf(text, "%16s %9d %9d %63s", in->token, &in->nodes, &in->ranks, in->host) == 4 &&
+    return sscanf(text, "%16s %9d %9d %63s %23s", in->token, &in->nodes, &in->ranks, in->host,
+                  in->elastic) == 5 &&
            strlen(in->token) == RUN_TOKEN && in->ranks >= 1 && in->ranks <= RANKS_MAX;
 }
 
 static rondo_status introduce(struct run_nodes *nodes) {
     char host[RDI_HOST_MAX] = "", text[RDI_HOST_MAX + 64];
     run_nodes_host(host);
-    snprintf(text, sizeof text, "%s %d %d %s", nodes->token, nodes->o->nnodes, nodes->o->nproc,
-             host);
+    snprintf(text, sizeof text, "%s %d %d %s %s", nodes->token, nodes->o->nnodes, nodes->o->nproc,
+             host, nodes->o->elastic);
     return run_nodes_set(nodes, "node", nodes->o->node_rank, text);
 }
 
@@ -76,6 +77,12 @@ static rondo_status collect(struct run_nodes *nodes, const struct rdi_env *env, 
                 "must agree",
                 node, in.host, in.nodes, o->nnodes);
         }
+        if (strcmp(in.elastic, o->elastic) != 0) {
+            return rdi_fail(RONDO_ERR_INVALID,
+                            "node %d (%s) was started with --elastic %s, node 0 with --elastic %s "
+                            "(0:0: without); they must agree",
+                            node, in.host, in.elastic, o->elastic);
+        }
         if (in.ranks > RANKS_MAX - world) {
             return rdi_fail(RONDO_ERR_INVALID, "the job has more than %d ranks", RANKS_MAX);
         }
@@ -88,6 +95,12 @@ static rondo_status collect(struct run_nodes *nodes, const struct rdi_env *env, 
             "after %g s only %d of %d nodes have come; missing: node rank %s. Is rondo-run "
             "started there, with --nnodes %d and the same --master-addr and --master-port?",
             o->connect_timeout, count, o->nnodes, missing, o->nnodes);
+    }
+    if (o->elastic_max > 0 && world != o->elastic_max) {
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "the nodes have %d ranks together, but --elastic %s says %d: -n gives the "
+                        "number of ranks on each node",
+                        world, o->elastic, o->elastic_max);
     }
     return RONDO_OK;
 }
@@ -156,6 +169,11 @@ static rondo_status follow_plan(struct run_nodes *nodes) {
     const char *word = strtok_r(text, " ", &save), *id = strtok_r(NULL, " ", &save);
     bool ok = word != NULL && strcmp(word, "ok") == 0 && id != NULL;
     snprintf(nodes->run_id, sizeof nodes->run_id, "%s", ok ? id : "");
+    nodes->ranks = calloc((size_t)o->nnodes, sizeof *nodes->ranks);
+    if (nodes->ranks == NULL) {
+        free(text);
+        return rdi_fail(RONDO_ERR_NOMEM, "no memory for %d nodes", o->nnodes);
+    }
     for (int node = 0; ok && node < o->nnodes; node++) {
         const char *token = strtok_r(NULL, " ", &save), *ranks = strtok_r(NULL, " ", &save);
         int count = ranks != NULL ? parse_ranks(ranks) : 0;
@@ -170,6 +188,7 @@ static rondo_status follow_plan(struct run_nodes *nodes) {
             }
         }
         nodes->world += ok ? count : 0;
+        nodes->ranks[node] = ok ? count : 0;
     }
     free(text);
     return ok ? s : rdi_fail(RONDO_ERR_BOOTSTRAP, "the plan of node 0 is not understood");

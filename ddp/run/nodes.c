@@ -56,7 +56,7 @@ void run_nodes_host(char host[RDI_HOST_MAX]) {
 
 // ---- Waiting ------------------------------------------------------------------------------------
 
-static void wake(const struct run_nodes *nodes) {
+void run_nodes_wake(const struct run_nodes *nodes) {
     uint64_t one = 1;
     while (write(nodes->event, &one, sizeof one) < 0 && errno == EINTR) {}
 }
@@ -67,7 +67,7 @@ static void put_news(struct run_nodes *nodes, const struct run_news *news) {
         nodes->news = *news;
     }
     pthread_mutex_unlock(&nodes->lock);
-    wake(nodes);
+    run_nodes_wake(nodes);
 }
 
 static bool is_closing(struct run_nodes *nodes) {
@@ -111,6 +111,7 @@ static void *wait_for_mail(void *arg) {
         return NULL;
     }
     if (s != RONDO_OK) {
+        news.kind = nodes->o->elastic_max > 0 ? RUN_NEWS_ALONE : RUN_NEWS_FAIL;
         snprintf(news.text, sizeof news.text, "lost the launcher of node 0: %s",
                  rondo_last_error());
     } else {
@@ -143,7 +144,7 @@ static void *wait_for_ends(void *arg) {
         pthread_mutex_lock(&nodes->lock);
         nodes->all_ends = ends;
         pthread_mutex_unlock(&nodes->lock);
-        wake(nodes);
+        run_nodes_wake(nodes);
     }
     return NULL;
 }
@@ -153,6 +154,9 @@ static rondo_status leave_will(struct run_nodes *nodes) {
     char host[RDI_HOST_MAX] = "", text[RDI_HOST_MAX + 128];
     if (nodes->o->node_rank == 0) {
         return RONDO_OK;
+    }
+    if (nodes->o->elastic_max > 0) {
+        return run_losses_will(nodes);
     }
     run_nodes_host(host);
     snprintf(text, sizeof text,
@@ -164,7 +168,7 @@ static rondo_status leave_will(struct run_nodes *nodes) {
 static rondo_status start_threads(struct run_nodes *nodes) {
     int err = pthread_create(&nodes->mail, NULL, wait_for_mail, nodes);
     nodes->has_mail = err == 0;
-    if (err == 0 && nodes->o->node_rank == 0) {
+    if (err == 0 && nodes->o->node_rank == 0 && nodes->losses == NULL) {
         err = pthread_create(&nodes->ends, NULL, wait_for_ends, nodes);
         nodes->has_ends = err == 0;
     }
@@ -219,7 +223,7 @@ void run_nodes_fail(struct run_nodes *nodes, int code, const char *text) {
 
 void run_nodes_end(struct run_nodes *nodes, bool well) {
     run_nodes_set(nodes, "end", nodes->o->node_rank, well ? "well" : "failed");
-    rdi_store_will(nodes->store, "launch/mail/0", NULL, 0, RUN_RPC_MS);
+    rdi_store_will(nodes->store, "launch/mail/0", NULL, 0, RUN_RPC_MS); // whatever its key was
 }
 
 void run_nodes_done(struct run_nodes *nodes) {
@@ -246,7 +250,7 @@ static rondo_status connect_all(struct run_nodes *nodes, const struct rdi_job *j
 
 rondo_status run_nodes_open(const struct run_options *o, const struct rdi_job *job,
                             const char *host, int port, const struct rdi_env *env,
-                            struct run_nodes **out) {
+                            struct rdi_store_server *server, struct run_nodes **out) {
     struct run_nodes *nodes = calloc(1, sizeof *nodes);
     if (nodes == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory to meet the other nodes");
@@ -257,6 +261,9 @@ rondo_status run_nodes_open(const struct run_options *o, const struct rdi_job *j
     rondo_status s = nodes->event >= 0
                          ? connect_all(nodes, job, host, port)
                          : rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot open an eventfd");
+    if (s == RONDO_OK && server != NULL && o->elastic_max > 0) {
+        s = run_losses_open(nodes, server);
+    }
     if (s == RONDO_OK) {
         s = run_nodes_meet(nodes, env);
         if (s == RONDO_OK) {
@@ -313,5 +320,7 @@ void run_nodes_close(struct run_nodes *nodes) {
         close(nodes->event);
     }
     pthread_mutex_destroy(&nodes->lock);
+    free(nodes->ranks);
+    free(nodes->losses);
     free(nodes);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the files about the other nodes share: the store's texts, and what was agreed.
+// What the files about the other nodes share: the store's texts, what was agreed, what was lost.
 #ifndef RDI_DDP_RUN_NODES_H
 #define RDI_DDP_RUN_NODES_H
 
@@ -19,11 +19,19 @@ struct run_nodes {
     int event;
     char token[RUN_TOKEN + 1], run_id[RDI_RUN_ID_CAP];
     int first_rank, world;
+    int *ranks; // by node
 
     pthread_mutex_t lock; // for what follows
     struct run_news news;
     enum run_ends all_ends;
     bool told, closing;
+    struct run_losses { // elastic, node 0
+        int ranks;      // of this node that are not started again
+        bool ended, failed, gone, said;
+        char text[RUN_TEXT]; // of a node that is gone: why
+    } * losses;              // by node
+    int loss_code;           // of the first loss; 0 = none yet
+    char loss_text[RUN_TEXT];
 };
 
 // The value "launch/<name>/<node>", without the node if that is -1.
@@ -34,6 +42,12 @@ rondo_status run_nodes_get(struct rdi_store *store, const char *name, int node, 
 // By the main thread.
 rondo_status run_nodes_set(struct run_nodes *nodes, const char *name, int node, const char *text);
 void run_nodes_host(char host[RDI_HOST_MAX]);
+// Makes run_nodes_fd() readable.
+void run_nodes_wake(const struct run_nodes *nodes);
+// Elastic, node 0: begins to count. `server` tells of what the other launchers set.
+rondo_status run_losses_open(struct run_nodes *nodes, struct rdi_store_server *server);
+// Elastic, the other nodes: should this launcher be killed, node 0 shall hear of it.
+rondo_status run_losses_will(struct run_nodes *nodes);
 
 // Introduces this launcher, and makes (node 0) or follows the plan.
 rondo_status run_nodes_meet(struct run_nodes *nodes, const struct rdi_env *env);

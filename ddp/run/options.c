@@ -13,7 +13,7 @@
 #define RANKS_MAX 4096
 #define NODES_MAX 65536
 
-enum type { FLAG, COUNT, INT, RANKS, SECONDS, TEXT, FORMAT, VARIABLE, HELP, VERSION };
+enum type { FLAG, COUNT, INT, RANKS, RANGE, SECONDS, TEXT, FORMAT, VARIABLE, HELP, VERSION };
 
 struct row {
     char letter;
@@ -28,6 +28,10 @@ struct row {
 static const struct row rows[] = {
     {'n', "nproc-per-node", "N", RANKS, AT(nproc), 1, RANKS_MAX,
      "ranks on this node; 'auto': one per usable core (default 1)"},
+    {0, "elastic", "MIN:MAX", RANGE, AT(elastic_min), 1, NODES_MAX,
+     "start MAX ranks, and go on while MIN of them are left"},
+    {0, "max-restarts", "K", INT, AT(max_restarts), 0, 1000000,
+     "with --elastic: start failed ranks again, K times in all (default 0)"},
     {0, "nnodes", "N", INT, AT(nnodes), 1, NODES_MAX,
      "nodes of the job; rondo-run is started once on each (default 1)"},
     {0, "node-rank", "R", INT, AT(node_rank), 0, NODES_MAX - 1,
@@ -75,8 +79,10 @@ int run_usable_cores(void) {
 }
 
 static void print_help(void) {
-    printf("usage: rondo-run [OPTION...] PROGRAM [ARGUMENT...]\n\n"
-           "Starts PROGRAM as the ranks of one job. When a rank fails, the others are ended.\n\n");
+    printf(
+        "usage: rondo-run [OPTION...] PROGRAM [ARGUMENT...]\n\n"
+        "Starts PROGRAM as the ranks of one job. When a rank fails, the others are ended, unless "
+        "the\njob is elastic.\n\n");
     for (size_t i = 0; i < ROWS; i++) {
         char left[64], letter[8] = "    ";
         if (rows[i].letter != 0) {
@@ -112,6 +118,23 @@ static rondo_status set_int(const struct row *row, const char *value, int *out) 
     }
     *out = (int)v;
     return RONDO_OK;
+}
+
+// Sets two numbers that lie one after the other: MIN:MAX.
+static rondo_status set_range(const struct row *row, const char *value, int out[2]) {
+    char low[16];
+    const char *colon = strchr(value, ':');
+    size_t n = colon != NULL ? (size_t)(colon - value) : sizeof low;
+    struct row number = *row;
+    number.type = INT;
+    if (n >= sizeof low) {
+        return wrong(row, value, "MIN:MAX, two numbers of ranks");
+    }
+    memcpy(low, value, n);
+    low[n] = '\0';
+    rondo_status s = set_int(&number, low, &out[0]);
+    s = s == RONDO_OK ? set_int(&number, colon + 1, &out[1]) : s;
+    return s == RONDO_OK && out[0] > out[1] ? wrong(row, value, "MIN:MAX with MIN at most MAX") : s;
 }
 
 static rondo_status set_seconds(const struct row *row, const char *value, double *out) {
@@ -164,6 +187,8 @@ static rondo_status set_value(struct run_options *o, const struct row *row, char
         return set_int(row, value, at);
     case INT:
         return set_int(row, value, at);
+    case RANGE:
+        return set_range(row, value, at);
     case SECONDS:
         return set_seconds(row, value, at);
     case TEXT:
@@ -272,7 +297,34 @@ static rondo_status parse_word(struct run_options *o, struct words *w, enum run_
     return RONDO_OK;
 }
 
+static rondo_status check_elastic(struct run_options *o) {
+    if (o->max_restarts > 0 && o->elastic_max == 0) {
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "--max-restarts needs --elastic MIN:MAX, the number of ranks that the job "
+                        "may shrink to and that it starts with");
+    }
+    if (o->elastic_max > 0 && o->nnodes == 1) {
+        if (o->nproc > 0 && o->nproc != o->elastic_max) {
+            return rdi_fail(RONDO_ERR_INVALID,
+                            "--elastic %d:%d starts %d ranks, -n says %d: leave out -n",
+                            o->elastic_min, o->elastic_max, o->elastic_max, o->nproc);
+        }
+        if (o->elastic_max > RANKS_MAX) {
+            return rdi_fail(RONDO_ERR_INVALID,
+                            "--elastic %d:%d: one node can have %d ranks at most", o->elastic_min,
+                            o->elastic_max, RANKS_MAX);
+        }
+        o->nproc = o->elastic_max;
+    }
+    snprintf(o->elastic, sizeof o->elastic, "%d:%d", o->elastic_min, o->elastic_max);
+    return RONDO_OK;
+}
+
 static rondo_status check_together(struct run_options *o) {
+    if (check_elastic(o) != RONDO_OK) {
+        return RONDO_ERR_INVALID;
+    }
+    o->nproc = o->nproc > 0 ? o->nproc : 1;
     if (o->nnodes > 1 && o->node_rank < 0) {
         return rdi_fail(RONDO_ERR_INVALID,
                         "--nnodes=%d needs --node-rank: 0 to %d, a different one on each node",
@@ -310,8 +362,7 @@ static rondo_status check_together(struct run_options *o) {
 }
 
 enum run_parse run_options_parse(struct run_options *o, int argc, char **argv) {
-    *o = (struct run_options){.nproc = 1,
-                              .nnodes = 1,
+    *o = (struct run_options){.nnodes = 1,
                               .node_rank = -1,
                               .master_port = -1,
                               .connect_timeout = 300,

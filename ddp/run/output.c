@@ -381,10 +381,12 @@ static char *make_prefix(const struct run_options *o, const struct run_sink *k, 
     return strdup(text);
 }
 
-static rondo_status open_log(const struct run_options *o, int rank, const char *kind, int *fd) {
+static rondo_status open_log(const struct run_options *o, int rank, const char *kind, bool again,
+                             int *fd) {
     char path[4096];
     snprintf(path, sizeof path, "%s/rank-%d.%s", o->log_dir, rank, kind);
-    *fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+    int fresh = again ? 0 : O_TRUNC;
+    *fd = open(path, O_WRONLY | O_CREAT | fresh | O_APPEND | O_CLOEXEC, 0666);
     return *fd >= 0 ? RONDO_OK
                     : rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "--log-dir: cannot write %s", path);
 }
@@ -404,14 +406,24 @@ static rondo_status open_pipe(struct run_output *out, struct stream *s, struct r
     return RONDO_OK;
 }
 
-rondo_status run_output_rank(struct run_output *out, int local_rank, int rank, int node,
+// Nobody writes to these pipes any more but what has left the rank's session, which may do so for ever.
+static void end_predecessor(struct run_output *out, struct stream *s) {
+    for (int i = 0; s->fd >= 0 && i < RUN_DRAIN_READS && read_stream(out, s); i++) {}
+    if (s->fd >= 0) {
+        end_stream(out, s);
+    }
+    free(s->prefix);
+    s->prefix = NULL;
+}
+
+rondo_status run_output_rank(struct run_output *out, int local_rank, int rank, int node, bool again,
                              struct run_rank_io *io) {
     const struct run_options *o = out->o;
     rondo_status status;
     io->out = io->err = -1;
     if (o->log_dir != NULL) {
-        status = open_log(o, rank, "out", &io->out);
-        return status == RONDO_OK ? open_log(o, rank, "err", &io->err) : status;
+        status = open_log(o, rank, "out", again, &io->out);
+        return status == RONDO_OK ? open_log(o, rank, "err", again, &io->err) : status;
     }
     if (out->n == 1 && o->prefix_format == NULL) {
         // Nothing to keep apart: the rank writes to our output itself, be it a terminal or what
@@ -423,6 +435,10 @@ rondo_status run_output_rank(struct run_output *out, int local_rank, int rank, i
                    : rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot copy a descriptor");
     }
     struct stream *s = &out->streams[2 * local_rank];
+    if (again) {
+        end_predecessor(out, &s[0]);
+        end_predecessor(out, &s[1]);
+    }
     s[0].local_rank = s[1].local_rank = local_rank;
     s[0].prefix = make_prefix(o, &out->sinks[0], local_rank, rank, node);
     s[1].prefix = make_prefix(o, out->err, local_rank, rank, node);

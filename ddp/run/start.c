@@ -202,7 +202,9 @@ rondo_status run_start_rank(const struct run_start *s, const struct rdi_place *p
         status = rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot open a pipe");
         goto out_env;
     }
-    status = rdi_group_fork(s->group, s->signals, pid);
+    status = place->restart == 0
+                 ? rdi_group_fork(s->group, s->signals, pid)
+                 : rdi_group_fork_again(s->group, s->signals, place->local_rank, pid);
     if (status == RONDO_OK && *pid == 0) {
         exec_rank(s, io, env.list, report[1]);
     }

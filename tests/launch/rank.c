@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A rank for the launcher's tests: does what its arguments say, one after the other.
-//   rank [R:]STEP...       a step with "R:" is for rank R only
+//   rank [R[/K]:]STEP...   a step with "R:" is for rank R only, with "R/K:" for its K-th restart (0: the first run)
 // When all steps are done, it exits with 0.
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static int rank;
+static int rank, restarts;
+static pid_t last_child;
 
 static void pause_ms(long ms) {
     struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
@@ -108,14 +109,17 @@ static void do_env(const char *name) {
     fflush(stdout);
 }
 
-static void do_pidfile(const char *path) {
+static void write_pid(const char *path, pid_t pid) {
     char temporary[4096];
     snprintf(temporary, sizeof temporary, "%s.new", path);
     FILE *f = fopen(temporary, "w");
-    fprintf(f, "%d\n", (int)getpid());
+    fprintf(f, "%d\n", (int)pid);
     fclose(f);
     rename(temporary, path);
 }
+static void do_pidfile(const char *path) { write_pid(path, getpid()); }
+// That of the last child.
+static void do_child_pid(const char *path) { write_pid(path, last_child); }
 
 static void do_await_file(const char *path) {
     struct stat st;
@@ -141,7 +145,8 @@ static void do_await_exit(const char *path) {
 
 // A child that cannot be asked to end: "group" in a process group of its own, "same" in ours.
 static void do_child(const char *kind) {
-    if (fork() == 0) {
+    last_child = fork();
+    if (last_child == 0) {
         if (strcmp(kind, "group") == 0) {
             setpgid(0, 0);
         }
@@ -260,6 +265,7 @@ static const struct {
     {"await-file", do_await_file},
     {"await-exit", do_await_exit},
     {"child", do_child},
+    {"child-pid", do_child_pid},
     {"slow-child", do_slow_child},
     {"signals", do_signals},
     {"streams", do_streams},
@@ -280,13 +286,18 @@ static bool run_step(const char *step) {
 }
 
 int main(int argc, char **argv) {
-    const char *text = getenv("RANK");
+    const char *text = getenv("RANK"), *again = getenv("RONDO_RESTART");
     rank = text != NULL ? atoi(text) : 0;
+    restarts = again != NULL ? atoi(again) : 0;
     for (int i = 1; i < argc; i++) {
         char *end;
         long only = strtol(argv[i], &end, 10);
+        long which = restarts;
+        if (end != argv[i] && *end == '/') {
+            which = strtol(end + 1, &end, 10);
+        }
         bool filtered = end != argv[i] && *end == ':';
-        if (filtered && only != rank) {
+        if (filtered && (only != rank || which != restarts)) {
             continue;
         }
         if (!run_step(filtered ? end + 1 : argv[i])) {

@@ -428,6 +428,43 @@ static void test_table(void **state) {
     assert_non_null(rdi_table_decode(f, len - 1, 3, got, &first, &failure, &text, &text_len));
 }
 
+// ---- Telling ------------------------------------------------------------------------------------
+
+struct tale {
+    pthread_mutex_t lock;
+    char text[128];
+};
+
+static void hear(void *arg, const char *key, const void *value, size_t len) {
+    struct tale *t = arg;
+    pthread_mutex_lock(&t->lock);
+    size_t used = strlen(t->text);
+    snprintf(t->text + used, sizeof t->text - used, "%s=%.*s ", key, (int)len, (const char *)value);
+    pthread_mutex_unlock(&t->lock);
+}
+
+// The server tells of what is set under a prefix, again when it is set again, and of a will.
+static void test_tell(void **state) {
+    (void)state;
+    struct tale tale = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    rdi_store_server_tell(server, "a/", hear, &tale);
+    struct rdi_store *s = connect_client(), *dying = connect_client();
+    assert_int_equal(rdi_store_will(dying, "a/gone", "w", 1, PATIENCE), RONDO_OK);
+    assert_int_equal(set(s, "a/1", "x", 1), RONDO_OK);
+    assert_int_equal(set(s, "b/1", "y", 1), RONDO_OK);
+    assert_int_equal(set(s, "a", "z", 1), RONDO_OK);
+    assert_int_equal(set(s, "a/1", "", 0), RONDO_OK);
+    rdi_store_close(dying);
+    void *value;
+    size_t len;
+    assert_int_equal(rdi_store_tcp_ops.get(s, "a/gone", &value, &len, PATIENCE), RONDO_OK);
+    free(value);
+    pthread_mutex_lock(&tale.lock);
+    assert_string_equal(tale.text, "a/1=x a/1= a/gone=w ");
+    pthread_mutex_unlock(&tale.lock);
+    rdi_store_close(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wire),
@@ -444,6 +481,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_early_client, setup, teardown),
         cmocka_unit_test_setup_teardown(test_all_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_out_of_descriptors, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tell, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

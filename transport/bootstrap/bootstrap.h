@@ -73,6 +73,11 @@ rondo_status rdi_store_will(struct rdi_store *st, const char *key, const void *v
 rondo_status rdi_store_server_start_limited(const char *addr, int port, const struct rdi_job *job,
                                             const struct rdi_store_limits *limits,
                                             struct rdi_store_server **out);
+// Tells of each value that is set under a key with this prefix, wills too, in order, on the server's
+// thread, which it must not hold up. Call it before anybody knows the port; the strings stay the caller's.
+typedef void (*rdi_store_told)(void *arg, const char *key, const void *value, size_t len);
+void rdi_store_server_tell(struct rdi_store_server *s, const char *prefix, rdi_store_told told,
+                           void *arg);
 // Connections that were dropped because they did not prove the job's key; `last` receives the last
 // one's address and what was wrong with it.
 uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size_t cap);

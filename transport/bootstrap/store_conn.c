@@ -174,6 +174,21 @@ static void begin_reply(struct rdi_store_server *s, struct rdi_conn *c, rondo_st
 
 // ---- Requests -----------------------------------------------------------------------------------
 
+static void tell(struct rdi_store_server *s, const uint8_t *key, size_t key_len,
+                 const struct rdi_value *value) {
+    char name[RDI_STORE_KEY_MAX + 1];
+    pthread_mutex_lock(&s->lock);
+    const char *prefix = s->prefix;
+    rdi_store_told told = s->told;
+    void *arg = s->told_arg;
+    pthread_mutex_unlock(&s->lock);
+    if (prefix != NULL && key_len >= strlen(prefix) && memcmp(key, prefix, strlen(prefix)) == 0) {
+        memcpy(name, key, key_len);
+        name[key_len] = '\0';
+        told(arg, name, value->bytes, value->len);
+    }
+}
+
 // Takes over *value unless there is no room for it; who waits for the key gets it.
 static rondo_status publish(struct rdi_store_server *s, const uint8_t *key, size_t key_len,
                             struct rdi_value **value) {
@@ -182,6 +197,7 @@ static rondo_status publish(struct rdi_store_server *s, const uint8_t *key, size
         return RONDO_ERR_NOMEM;
     }
     *value = NULL;
+    tell(s, key, key_len, e->value);
     while (e->waiters.next != &e->waiters) {
         struct rdi_conn *other = (struct rdi_conn *)e->waiters.next;
         rdi_data_unwait(&other->waiter);

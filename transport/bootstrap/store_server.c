@@ -207,6 +207,15 @@ uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size
     return n;
 }
 
+void rdi_store_server_tell(struct rdi_store_server *s, const char *prefix, rdi_store_told told,
+                           void *arg) {
+    pthread_mutex_lock(&s->lock);
+    s->prefix = prefix;
+    s->told = told;
+    s->told_arg = arg;
+    pthread_mutex_unlock(&s->lock);
+}
+
 int rdi_store_server_starved(struct rdi_store_server *s) { return atomic_load(&s->starved); }
 
 size_t rdi_store_server_clients(struct rdi_store_server *s) { return atomic_load(&s->clients_now); }
