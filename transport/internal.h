@@ -342,8 +342,8 @@ struct rdi_net_ops {
     // RONDO_AGAIN when there is no room (try after progress()) or while CONNECTING.
     rondo_status (*ctrl)(struct rdi_link *link, unsigned type, const void *msg, size_t len);
 
-    // Whether the peer's host has taken all that ctrl() sent on this link, which says nothing about its process. NULL:
-    // the transport cannot tell.
+    // Whether the peer's host has taken all that ctrl() sent on this link (or, while CONNECTING, all that was said to
+    // make it), which says nothing about its process. NULL: the transport cannot tell.
     bool (*delivered)(struct rdi_link *link);
 
     // Sender, state LOST: makes sure that nothing of the old epoch can be delivered or written any more and

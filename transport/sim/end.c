@@ -135,6 +135,7 @@ rondo_status sim_op_connect(struct rdi_net *net, const struct rdi_link_id *id, c
     agree(s, w, net->params.options);
     w->connect_until = s->now +
                        (uint64_t)net->params.options->num[RDI_OPT_CONNECT_TIMEOUT] * 1000000;
+    w->patience_until = s->now + UINT64_C(3000000000);
     w->sender = sim_end_new(n->node, w, true);
     sim_wire_send(w, SIM_CONNECT, false, sim_travel(w), 0, 0, NULL);
     *out = &w->sender->base;
@@ -369,6 +370,9 @@ rondo_status sim_op_ctrl(struct rdi_link *link, unsigned type, const void *msg, 
 
 bool sim_op_delivered(struct rdi_link *link) {
     const struct sim_wire *w = end_of(link)->wire;
+    if (link->state == RDI_LINK_CONNECTING) {
+        return !sim_wire_cut(w) && !w->to->dead && !w->from->dead; // the host's kernel answers
+    }
     return link->state == RDI_LINK_UP && !w->down &&
            w->said[link->sender] == w->heard[link->sender];
 }

@@ -26,6 +26,7 @@ struct rdi_sim_config {
     uint64_t bytes_per_s; // of a node's sending
     uint64_t spike_ns;    // length of a delay spike, at most
     uint64_t detect_ns;   // until a death or a lost path is noticed, at most
+    bool refuse;          // connections to a process that ended are refused, after 3 s
     bool uneven;          // slots and max_msg differ from link to link
     // Chances out of 1000.
     unsigned spike; // a message, and all behind it, is late by a spike

@@ -175,7 +175,9 @@ static void do_connect(struct rdi_sim *s, struct sim_wire *w) {
     if (!w->sender) {
         return;
     }
-    if ((n->dead || n->closed) && w->prompt && !sim_wire_cut(w)) {
+    // A host refuses what nobody listens to; one that may be about to listen is given some time.
+    bool refuses = w->prompt || (s->config.refuse && s->now >= w->patience_until);
+    if ((n->dead || n->closed) && !sim_wire_cut(w) && refuses) {
         fail_soon(w, true, RONDO_ERR_PEER, "connection refused");
         return;
     }

@@ -116,7 +116,7 @@ struct sim_wire {
     uint32_t said[2], heard[2]; // ctrl messages by the receiver, by the sender: sent, arrived
     bool by_reference;          // the receiver reads large payload at the sender's
     uint32_t slots, max_msg;    // agreed
-    uint64_t latency_ns, down_until, connect_until;
+    uint64_t latency_ns, down_until, connect_until, patience_until;
     struct sim_queue under_way;
     uint64_t last_arrival, last_ctrl[2], last_back;
 };

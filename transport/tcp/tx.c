@@ -238,12 +238,13 @@ rondo_status rdi_tcp_op_ctrl(struct rdi_link *link, unsigned type, const void *m
     return RONDO_OK;
 }
 
+// While a connection is being made the handshake's bytes count.
 bool rdi_tcp_op_delivered(struct rdi_link *link) {
     const struct rdi_tcp_link *l = (struct rdi_tcp_link *)link;
-    const struct rdi_tcp_path *p = link->state == RDI_LINK_UP ? l->paths[0] : NULL;
+    const struct rdi_tcp_path *p = l->npaths > 0 ? l->paths[0] : NULL;
     int unacknowledged = 1;
-    return p != NULL && p->tx.ctl_len == 0 && ioctl(p->fd, SIOCOUTQ, &unacknowledged) == 0 &&
-           unacknowledged == 0;
+    return p != NULL && p->stage != RDI_TCP_CONNECTING && p->fd >= 0 && p->tx.ctl_len == 0 &&
+           ioctl(p->fd, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0;
 }
 
 // ---- Acknowledgement -----------------------------------------------------------------------------

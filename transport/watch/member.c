@@ -15,7 +15,8 @@
 // and is in the set of the next round. A set that was committed by a coordinator which died then has been accepted
 // by all survivors, so its successor hears of it from all of them, and commits it before its own: that is the one
 // rule that makes survivors agree (a single-decree Paxos with all survivors as quorum; Lamport, "Paxos Made
-// Simple", 2001). Whether those who are silent are dead or cut off nobody can tell, so a set with silent ranks needs
+// Simple", 2001). One that is stopped, for now, need not answer: it cannot have decided anything that the others have
+// not accepted, and hears of the decision when it runs again. Whether those who are silent are dead or cut off nobody can tell, so a set with silent ranks needs
 // a majority of those who may live on this side; a tie goes to the side with the lowest rank.
 #include "transport/watch/core.h"
 
@@ -92,7 +93,8 @@ void rdi_w_clear(struct rdi_watch *w, int rank) {
 
 int rdi_w_coordinator(const struct rdi_watch *w) {
     for (int r = 0; r < w->size; r++) {
-        if (r == w->rank || (rdi_w_live(w, r) && w->ranks[r].cause == RDI_CAUSE_NONE)) {
+        if (r == w->rank || (rdi_w_live(w, r) && w->ranks[r].cause == RDI_CAUSE_NONE &&
+                             !w->ranks[r].told_stopped)) {
             return r;
         }
     }
@@ -248,6 +250,9 @@ static void commit_if_whole(struct rdi_watch *w) {
     bool all_prior = w->has_prior && !w->prior_differs;
     for (int i = 0; i < w->size; i++) {
         if (!survives(w, &w->proposal, i)) {
+            continue;
+        }
+        if (w->ranks[i].told_stopped && i != w->rank) {
             continue;
         }
         if (!rdi_set_has(w->acked, i)) {

@@ -89,6 +89,7 @@ void job_make(uint64_t seed) {
     job.plan = (struct rdi_plan){.direct_max = chance(50) ? 0 : 16384, .block = 4096};
     job.net = (struct rdi_sim_config){.seed = seed,
                                       .nodes = 2 * job.n,
+                                      .refuse = true,
                                       .latency_ns = 1000 + below(500000),
                                       .jitter_ns = 1 + below(200000),
                                       .bytes_per_s = UINT64_C(1000000000),

@@ -15,6 +15,10 @@ static uint32_t suspects(void) {
         uint32_t all = (UINT32_C(1) << job.n) - 1;
         m |= f->what == CUT ? all : f->what == FLAP ? 0 : f->mask;
     }
+    for (int r = 0; r < job.n; r++) {
+        // One that had to stop ends its part, and the others see that.
+        m |= job.ranks[r].end == RONDO_ERR_PARTITIONED ? UINT32_C(1) << r : 0;
+    }
     return m;
 }
 
