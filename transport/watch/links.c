@@ -337,10 +337,9 @@ static void look_at_silence(struct rdi_watch *w, int rank, uint64_t now) {
         return;
     }
     // What shares this host is known by its pid: silence can only mean that it does not run.
-    bool acknowledged =
-        (r->peer.pid_space != 0 && r->peer.pid_space == w->self.pid_space &&
-         memcmp(r->peer.host_id, w->self.host_id, 16) == 0) ||
-        (r->link && r->link->ops->delivered && r->link->ops->delivered(r->link));
+    bool acknowledged = (r->peer.pid_space != 0 && r->peer.pid_space == w->self.pid_space &&
+                         memcmp(r->peer.host_id, w->self.host_id, 16) == 0) ||
+                        (r->link && r->link->ops->delivered && r->link->ops->delivered(r->link));
     if (acknowledged) {
         stopped(w, rank, silent);
     } else if (silent >= w->timeout_ns) {
