@@ -89,7 +89,7 @@ rondo_status rdi_comm_edge(struct rondo_comm *c, bool out, int peer, unsigned ch
     return RONDO_OK;
 }
 
-void rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
+struct rdi_edge *rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
     int peer = -1;
     for (int r = 0; r < c->size; r++) {
         if (c->world[r] == (int)link->id.from) {
@@ -104,10 +104,11 @@ void rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
     if (!e || e->link) {
         // Not a member, or a second link for the same edge: only a broken peer does that.
         link->ops->close_link(link, false);
-        return;
+        return NULL;
     }
     e->link = link;
     link->owner = e;
+    return e;
 }
 
 // ---- Life ----------------------------------------------------------------------------------------
@@ -184,9 +185,8 @@ rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int si
             continue;
         }
         g->orphans[i] = g->orphans[--g->norphans];
-        rdi_comm_adopt(c, o.link);
-        struct rdi_edge *e = o.has_sig ? o.link->owner : NULL;
-        if (e) {
+        const struct rdi_edge *e = rdi_comm_adopt(c, o.link);
+        if (e && o.has_sig) {
             rdi_comm_check_sig(c, e->peer, &o.sig);
         }
     }
@@ -308,7 +308,7 @@ void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, cons
     } else if (type == RDI_CTRL_ABORT && len == sizeof(struct abort_msg)) {
         struct abort_msg m;
         memcpy(&m, msg, sizeof m);
-        m.text[sizeof m.text - 1] = '\0';
+        rdi_printable(m.text, sizeof m.text);
         e->abort_got = true;
         rdi_comm_fail(c, m.status < 0 ? (rondo_status)m.status : RONDO_ERR_ABORTED, "%s", m.text);
     }

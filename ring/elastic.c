@@ -371,7 +371,7 @@ static rondo_status enter_once(struct rdi_engine *e, const struct rdi_watch_invi
     }
     rondo_status s = list ? RONDO_OK : rdi_fail(RONDO_ERR_NOMEM, "out of memory for %d ranks", n);
     if (s == RONDO_OK && (in->extra_len != sizeof x || x.plan_bytes != sizeof x.plan ||
-                          rank_among(list, n, e->job.rank) < 0)) {
+                          !rdi_plan_valid(&x.plan) || rank_among(list, n, e->job.rank) < 0)) {
         s = rdi_fail(RONDO_ERR_VERSION,
                      "the job's ranks sent an invitation that this version (%s) cannot read",
                      rondo_version());

@@ -37,7 +37,7 @@ static rondo_status on_accept(void *self, struct rdi_link *link) {
         if (atomic_load(&c->status) != RONDO_OK) {
             return rdi_fail((rondo_status)atomic_load(&c->status), "%s", c->why);
         }
-        rdi_comm_adopt(c, link);
+        (void)rdi_comm_adopt(c, link);
         return RONDO_OK;
     }
     bool over = false;
@@ -241,10 +241,17 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
     peer->pid = (int)word[1];
     memcpy(peer->host_id, p + 8, 16);
     memcpy(peer->host, p + 24, RDI_HOST_MAX);
-    peer->host[RDI_HOST_MAX - 1] = '\0';
+    rdi_printable(peer->host, sizeof peer->host);
     p += 24 + RDI_HOST_MAX;
     if (plan) {
         memcpy(plan, p, sizeof *plan);
+        if (!rdi_plan_valid(plan)) {
+            return rdi_fail(RONDO_ERR_VERSION,
+                            "rank %d's plan (algorithm %u, blocks of %llu bytes) is not one that "
+                            "this version (%s) can follow; use one version of Rondo on all hosts",
+                            rank, plan->algorithm, (unsigned long long)plan->block,
+                            rondo_version());
+        }
     }
     p += sizeof *plan;
     memcpy(&nets, p, 4);

@@ -98,6 +98,8 @@ struct rdi_plan {
     uint64_t block;            // bytes of a block in one segment of ring and owner
 };
 uint64_t rdi_plan_hash(const struct rdi_plan *p);
+// Whether a plan that came from another rank can be followed. Of ranks and max_local each rank counts its own.
+bool rdi_plan_valid(const struct rdi_plan *p);
 enum rdi_algo_id rdi_plan_choose(const struct rdi_plan *p, enum rdi_kind kind, uint64_t bytes);
 const struct rdi_algo *rdi_algo_get(enum rdi_algo_id id, enum rdi_kind kind);
 const char *rdi_algo_name(enum rdi_algo_id id);
@@ -289,7 +291,8 @@ void rdi_comm_fail_link(struct rondo_comm *c, int peer, rondo_status s, const ch
     __attribute__((format(printf, 4, 5), cold));
 rondo_status rdi_comm_edge(struct rondo_comm *c, bool out, int peer, unsigned channel,
                            struct rdi_edge **edge);
-void rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link);
+// Takes a link that a peer has opened; its edge. NULL: it was not to be, and is closed.
+struct rdi_edge *rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link);
 void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, const void *msg,
                    size_t len);
 // Compares a peer's signature with the local operation of the same number, now or when it is submitted.

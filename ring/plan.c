@@ -16,6 +16,14 @@ uint64_t rdi_plan_hash(const struct rdi_plan *p) {
     return h;
 }
 
+#define BLOCK_MAX (UINT64_C(1) << 30)
+
+bool rdi_plan_valid(const struct rdi_plan *p) {
+    // Algorithms divide by the block and cut elements of up to 8 bytes out of it.
+    return p->strict <= 1 && p->algorithm <= 3 && p->block >= 64 && p->block <= BLOCK_MAX &&
+           p->block % 64 == 0;
+}
+
 // Everybody-to-everybody costs n-1 messages a rank; up to here that beats log2(n) rounds of latency.
 #define DIRECT_RANKS 8
 // On one host the ranks' memory is one wire: one pass over all contributions beats 2(n-1) hand-overs.

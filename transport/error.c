@@ -143,6 +143,13 @@ rondo_status rdi_fail_prefix(rondo_status s, const char *fmt, ...) {
     return s;
 }
 
+void rdi_printable(char *text, size_t cap) {
+    text[cap - 1] = '\0';
+    for (char *c = text; *c != '\0'; c++) {
+        *c = (unsigned char)*c < 0x20 || *c == 0x7f ? ' ' : *c;
+    }
+}
+
 const char *rondo_version(void) { return RDI_VERSION; }
 
 int rondo_version_number(void) {

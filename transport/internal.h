@@ -42,6 +42,10 @@ void rdi_set_last_error(const char *text);
 rondo_status rdi_fail_prefix(rondo_status s, const char *fmt, ...)
     __attribute__((format(printf, 2, 3), cold));
 
+// Ends text that came from a peer, at the latest at its last byte, and makes spaces of its control characters: after
+// that it can stand in an error or a log line.
+void rdi_printable(char *text, size_t cap);
+
 // ---- The world outside ---------------------------------------------------------------------------
 
 // Time, randomness and logging are passed in, so that the core runs on a virtual clock in the simulator.

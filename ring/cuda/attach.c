@@ -198,9 +198,10 @@ static rondo_status own_part(struct rdi_gpu *g, int ordinal, struct record *me) 
 static rondo_status check_records(const struct attach *a) {
     for (int r = 0; r < a->c->size; r++) {
         struct record *p = &a->all[r];
-        p->forced[sizeof p->forced - 1] = p->why[sizeof p->why - 1] = '\0';
-        p->no_direct_out[sizeof p->no_direct_out - 1] = '\0';
-        p->no_direct_in[sizeof p->no_direct_in - 1] = '\0';
+        rdi_printable(p->forced, sizeof p->forced);
+        rdi_printable(p->why, sizeof p->why);
+        rdi_printable(p->no_direct_out, sizeof p->no_direct_out);
+        rdi_printable(p->no_direct_in, sizeof p->no_direct_in);
         if (p->magic != MAGIC) {
             return rdi_fail(RONDO_ERR_VERSION,
                             "rank %d attaches its device with another version of Rondo", r);

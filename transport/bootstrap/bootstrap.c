@@ -100,6 +100,7 @@ static rondo_status check_card(void *arg, int rank, const void *record, size_t l
             rank);
     }
     memcpy(&c, record, sizeof c);
+    rdi_printable(c.host, sizeof c.host);
     uint32_t size = 0;
     for (int i = 0; i < 4; i++) {
         size = size << 8 | c.size[i];
@@ -107,8 +108,8 @@ static rondo_status check_card(void *arg, int rank, const void *record, size_t l
     if (size != (uint32_t)job->size) {
         return rdi_fail(
             RONDO_ERR_BOOTSTRAP,
-            "rank %d (host %.*s) was started with world size %u, but rank 0 (host %s) with %d",
-            rank, RDI_HOST_MAX - 1, c.host, size, job->host, job->size);
+            "rank %d (host %s) was started with world size %u, but rank 0 (host %s) with %d", rank,
+            c.host, size, job->host, job->size);
     }
     return RONDO_OK;
 }

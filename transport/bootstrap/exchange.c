@@ -139,9 +139,13 @@ rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank) {
         return RONDO_OK;
     }
     if (s == RONDO_OK) {
-        int n = len > 1 && len <= RDI_ERROR_TEXT ? (int)len - 1 : 0;
-        s = rdi_fail(RONDO_ERR_PEER, "rank %d left while the ranks were meeting%s%.*s", rank,
-                     n > 0 ? ": " : "", n, n > 0 ? (const char *)value + 1 : "");
+        char text[RDI_ERROR_TEXT] = "";
+        if (len > 1 && len <= RDI_ERROR_TEXT) {
+            memcpy(text, (const char *)value + 1, len - 1);
+        }
+        rdi_printable(text, sizeof text);
+        s = rdi_fail(RONDO_ERR_PEER, "rank %d left while the ranks were meeting%s%s", rank,
+                     text[0] != '\0' ? ": " : "", text);
     }
     free(value);
     return s;
@@ -190,8 +194,10 @@ static rondo_status unpack(struct rdi_bootstrap *b, const struct rdi_exchange *x
             b->rank, x->name, wrong);
     }
     if (failure != RONDO_OK) {
-        return rdi_fail(failure, "%.*s",
-                        (int)(text_len < RDI_ERROR_TEXT ? text_len : RDI_ERROR_TEXT), text);
+        char copy[RDI_ERROR_TEXT] = "";
+        memcpy(copy, text, text_len < sizeof copy ? text_len : sizeof copy - 1);
+        rdi_printable(copy, sizeof copy);
+        return rdi_fail(failure, "%s", copy);
     }
     for (int r = 0; r < b->size; r++) {
         all[r] = malloc(lens[r] > 0 ? lens[r] : 1);

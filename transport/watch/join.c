@@ -79,7 +79,8 @@ int rdi_w_join_progress(struct rdi_watch *w, uint64_t now) {
             all = all && rdi_set_has(w->acked_join, i);
         }
     }
-    if (all && lowest >= 0) {
+    // What was decided since will be acknowledged, too: there is no way back.
+    if (all && lowest >= 0 && w->join_epoch >= w->epoch) {
         struct rdi_w_live m = {.epoch = w->join_epoch, .incarnation = w->incarnation};
         memcpy(m.live, w->acked_join, sizeof m.live);
         take_over(w);

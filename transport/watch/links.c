@@ -165,7 +165,10 @@ static void dispatch(struct rdi_watch *w, int from, unsigned type, const union r
 
 static void on_beat(struct rdi_watch *w, int from, const struct rdi_w_beat *m) {
     struct rdi_w_rank *r = &w->ranks[from];
-    for (uint64_t e = m->epoch + 1; e <= w->epoch && rdi_w_live(w, from); e++) {
+    // No more than are remembered, whatever it says.
+    uint64_t e = w->epoch > RDI_W_LOG ? w->epoch - RDI_W_LOG : 0;
+    for (e = m->epoch > e ? m->epoch : e; e < w->epoch && rdi_w_live(w, from);) {
+        e++;
         const struct rdi_w_decision *d = &w->log[e % RDI_W_LOG];
         if (d->epoch == e) {
             rdi_w_send(w, from, RDI_W_COMMIT, d, sizeof *d);

@@ -405,7 +405,7 @@ static void let_join(struct rdi_watch *w, int rank, uint32_t incarnation, uint64
     if (r->record && r->record_incarnation == incarnation &&
         r->record_len >= sizeof(struct rdi_watch_peer)) {
         memcpy(&r->peer, r->record, sizeof r->peer);
-        r->peer.host[RDI_HOST_MAX - 1] = '\0';
+        rdi_printable(r->peer.host, RDI_HOST_MAX);
         r->peer.blob_len = r->peer.blob_len <= RDI_BLOB_MAX ? r->peer.blob_len : 0;
     }
     r->peer.incarnation = incarnation;

@@ -123,7 +123,7 @@ void rdi_watch_add(struct rdi_watch *w, int rank, const struct rdi_watch_peer *p
     pthread_mutex_lock(&w->lock);
     if (rank != w->rank) {
         w->ranks[rank].peer = *p;
-        w->ranks[rank].peer.host[RDI_HOST_MAX - 1] = '\0';
+        rdi_printable(w->ranks[rank].peer.host, RDI_HOST_MAX);
     }
     pthread_mutex_unlock(&w->lock);
 }

@@ -58,7 +58,7 @@ static bool fits(const uint64_t *set, int size) {
 }
 
 static bool decision_ok(struct rdi_w_decision *d, int size) {
-    d->text[sizeof d->text - 1] = '\0';
+    rdi_printable(d->text, sizeof d->text);
     bool ok = fits(d->failed, size) && d->coordinator < (uint32_t)size && d->epoch > 0;
     for (int i = 0; i < RDI_W_JOINED; i++) {
         ok = ok && d->joined[i][0] <= (uint32_t)size;
@@ -73,7 +73,7 @@ bool rdi_w_read(unsigned type, const void *msg, size_t len, int size, union rdi_
     memcpy(out, msg, len);
     switch ((enum rdi_watch_type)type) {
     case RDI_W_SUSPECT:
-        out->suspect.text[sizeof out->suspect.text - 1] = '\0';
+        rdi_printable(out->suspect.text, sizeof out->suspect.text);
         return out->suspect.rank < (uint32_t)size && out->suspect.cause >= RDI_CAUSE_DEAD &&
                out->suspect.cause <= RDI_CAUSE_STOPPED;
     case RDI_W_PROPOSE:
@@ -84,7 +84,7 @@ bool rdi_w_read(unsigned type, const void *msg, size_t len, int size, union rdi_
         return out->alive.rank < (uint32_t)size;
     case RDI_W_REPORT:
     case RDI_W_VERDICT:
-        out->verdict.text[sizeof out->verdict.text - 1] = '\0';
+        rdi_printable(out->verdict.text, sizeof out->verdict.text);
         return out->verdict.status < 0 && out->verdict.culprit <= (uint32_t)size;
     case RDI_W_RESULT:
         return fits(out->result.live, size);
