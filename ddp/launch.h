@@ -137,7 +137,6 @@ void rdi_group_close(struct rdi_group *g);
 // ---- What a rank is told ------------------------------------------------------------------------
 
 #define RDI_ENV_ELASTIC "RONDO_ELASTIC" // MIN:MAX
-#define RDI_ENV_RESTART "RONDO_RESTART" // k >= 1: this rank was started again, for the k-th time
 
 #define RDI_RUN_ID_CAP 32
 struct rdi_place {

@@ -155,7 +155,7 @@ static rondo_status settle(struct rdi_engine *e, uint64_t comm, uint64_t tag, co
     if (*c) {
         char keep[RDI_ERROR_TEXT];
         snprintf(keep, sizeof keep, "%s", rondo_last_error());
-        (void)rondo_comm_destroy(*c);
+        (void)rdi_comm_leave(*c); // the engine goes on
         *c = NULL;
         rdi_set_last_error(keep);
     }

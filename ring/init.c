@@ -90,6 +90,65 @@ static rondo_status world_comm(struct rdi_engine *e, uint64_t id, const struct r
     return s;
 }
 
+// For ranks that are started again later.
+static rondo_status publish(struct rdi_engine *e, struct rdi_bootstrap *b,
+                            const struct rdi_plan *plan) {
+    uint8_t *record = malloc(RDI_RECORD_MAX);
+    if (!record) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a record");
+    }
+    size_t len = rdi_engine_record(e, plan, record);
+    rondo_status s = rdi_bootstrap_publish(b, e->incarnation, record, len);
+    if (s == RONDO_OK && e->incarnation > 0) {
+        rdi_watch_join(e->watch, record, len);
+        s = rdi_engine_add_peer(e, e->job.rank, record, len, NULL);
+    }
+    free(record);
+    return s;
+}
+
+// A rank that was started again: the others' records tell where they are.
+static rondo_status find_members(struct rdi_engine *e, struct rdi_bootstrap *b) {
+    int found = 0;
+    for (int r = 0; r < e->job.size; r++) {
+        void *record = NULL;
+        size_t len;
+        uint32_t number;
+        rondo_status s = r == e->job.rank ? RONDO_AGAIN
+                                          : rdi_bootstrap_member(b, r, &number, &record, &len);
+        if (s == RONDO_OK) {
+            s = rdi_engine_add_peer(e, r, record, len, NULL);
+            found += s == RONDO_OK;
+        }
+        free(record);
+        if (s != RONDO_OK && s != RONDO_AGAIN) {
+            return s;
+        }
+    }
+    return found > 0 ? RONDO_OK
+                     : rdi_fail(RONDO_ERR_PEER,
+                                "rank %d was started again, but no rank of its job is known at the "
+                                "store: all of them have to start anew",
+                                e->job.rank);
+}
+
+// Its way into the job, up to a communicator.
+static rondo_status enter(struct rdi_engine *e, struct rdi_bootstrap *b,
+                          const struct rdi_plan *plan, struct rdi_driver **d,
+                          struct rondo_comm **c) {
+    if (!e->watch) {
+        return rdi_fail(RONDO_ERR_UNSUPPORTED,
+                        "rank %d was started again, but its job's ranks cannot be watched (the log "
+                        "says why), so it cannot join them",
+                        e->job.rank);
+    }
+    rondo_status s = find_members(e, b);
+    s = s == RONDO_OK ? publish(e, b, plan) : s;
+    s = s == RONDO_OK ? rdi_driver_create(e, d) : s;
+    s = s == RONDO_OK ? rdi_engine_watch_begin(e, true) : s;
+    return s == RONDO_OK ? rdi_elastic_enter(e, c) : s;
+}
+
 // The first operation: finds paths that do not work before the job does. A link that cannot be opened fails
 // after connect_timeout and knows the reason, so it is given the time to say it.
 rondo_status rdi_comm_first_barrier(struct rondo_comm *c) {
@@ -100,6 +159,20 @@ rondo_status rdi_comm_first_barrier(struct rondo_comm *c) {
     // A rank that is lost is named first, wherever it was lost.
     return s == RONDO_OK || s == RONDO_ERR_PEER ? s
                                                 : rdi_fail_prefix(s, "connecting the ranks failed");
+}
+
+// All ranks meet, and make the communicator of all.
+static rondo_status assemble(struct rdi_engine *e, struct rdi_bootstrap *b, struct rdi_plan *plan,
+                             struct rdi_driver **d, struct rondo_comm **c) {
+    uint64_t id = 0;
+    rondo_status s = meet(e, b, plan, &id);
+    s = s == RONDO_OK ? rdi_driver_create(e, d) : s;
+    s = s == RONDO_OK ? rdi_engine_watch_begin(e, true) : s;
+    if (s == RONDO_OK && e->watch && rdi_bootstrap_outlives(b)) {
+        s = publish(e, b, plan);
+    }
+    s = s == RONDO_OK ? world_comm(e, id, plan, c) : s;
+    return s == RONDO_OK ? rdi_comm_first_barrier(*c) : s;
 }
 
 // On the watch's thread.
@@ -129,7 +202,6 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     struct rdi_job job;
     struct rdi_plan plan;
     const struct rdi_net_ops *ops[RDI_MAX_NETS];
-    uint64_t id = 0;
     rondo_status s = options ? rdi_options_load(options, cfg.options, getenv)
                              : rdi_fail(RONDO_ERR_NOMEM, "out of memory for the options");
     if (s != RONDO_OK) {
@@ -146,28 +218,16 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
         goto out;
     }
     e->peers[job.rank].pid = (int)getpid();
-    if (job.size > 1) {
-        s = rdi_engine_watch(e, &rdi_tcp_ops, NULL, on_news, e);
-        if (s != RONDO_OK) {
-            goto out;
-        }
-    }
     plan_from_options(options, &plan);
-    s = meet(e, b, &plan, &id);
-    if (s == RONDO_OK) {
-        s = rdi_driver_create(e, &d);
+    if (job.size > 1) {
+        s = rdi_bootstrap_restart_number(getenv, &e->incarnation);
+        s = s == RONDO_OK ? rdi_engine_watch(e, &rdi_tcp_ops, NULL, on_news, e) : s;
     }
     if (s == RONDO_OK) {
-        s = rdi_engine_watch_begin(e, true);
-    }
-    if (s == RONDO_OK) {
-        s = world_comm(e, id, &plan, &c);
+        s = e->incarnation > 0 ? enter(e, b, &plan, &d, &c) : assemble(e, b, &plan, &d, &c);
     }
     if (s == RONDO_OK && strcmp(options->str[RDI_OPT_PROGRESS], "thread") == 0) {
         s = rdi_driver_start_thread(d);
-    }
-    if (s == RONDO_OK) {
-        s = rdi_comm_first_barrier(c);
     }
 out:
     if (s == RONDO_OK) {
@@ -308,16 +368,9 @@ static bool is_quiet(const void *arg) {
     return true;
 }
 
-rondo_status rondo_comm_destroy(rondo_comm *comm) {
-    if (!comm) {
-        return RONDO_OK;
-    }
+bool rdi_comm_leave(rondo_comm *comm) {
     struct rdi_engine *e = comm->engine;
     struct rdi_driver *d = e->driver;
-    rondo_status s = rdi_driver_check(d);
-    if (s != RONDO_OK) {
-        return s;
-    }
     rdi_gpu_check_device(comm);
     (void)rdi_driver_wait_owned(d, is_idle, comm, UINT64_MAX);
     (void)rdi_driver_wait_owned(d, is_quiet, comm, rdi_now(&e->env) + GOODBYE_NS);
@@ -329,8 +382,17 @@ rondo_status rondo_comm_destroy(rondo_comm *comm) {
     if (gpu) {
         rdi_gpu_free(gpu);
     }
-    if (last) {
+    return last;
+}
+
+rondo_status rondo_comm_destroy(rondo_comm *comm) {
+    if (!comm) {
+        return RONDO_OK;
+    }
+    struct rdi_driver *d = comm->engine->driver;
+    rondo_status s = rdi_driver_check(d);
+    if (s == RONDO_OK && rdi_comm_leave(comm)) {
         rdi_driver_destroy(d);
     }
-    return RONDO_OK;
+    return s;
 }

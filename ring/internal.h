@@ -461,6 +461,8 @@ uint64_t rdi_driver_sleeps(const struct rdi_driver *d);
 rondo_status rdi_comm_start_thread(struct rondo_comm *c);
 // The first barrier of a communicator: all members have it and its paths work (init.c).
 rondo_status rdi_comm_first_barrier(struct rondo_comm *c);
+// Says good-bye and frees a communicator; true if it was the engine's last one, which then has to go, too.
+bool rdi_comm_leave(struct rondo_comm *c);
 // Splits, shrinks and grows: an id that all members derive from the same numbers.
 uint64_t rdi_mix(uint64_t a, uint64_t b);
 // rondo_wait(), and when the operation was complete.

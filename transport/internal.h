@@ -450,6 +450,18 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
 // `name` tells exchanges apart (unique in the job).
 rondo_status rdi_bootstrap_exchange(struct rdi_bootstrap *b, const char *name, const void *mine,
                                     size_t len, void **all, size_t *lens);
+// How often this rank was started again, from the environment (0 when unset). A rank for which that is not 0 does
+// not meet the others in rdi_bootstrap_open(), and must not exchange: it finds them by their records, below.
+#define RDI_ENV_RESTART "RONDO_RESTART"
+rondo_status rdi_bootstrap_restart_number(char *(*get)(const char *name), uint32_t *number);
+// Whether the store is there as long as the job, whichever rank ends.
+bool rdi_bootstrap_outlives(const struct rdi_bootstrap *b);
+// Leaves this rank's record (<= 8 KiB) with the store for ranks that are started again; replaces the one before.
+rondo_status rdi_bootstrap_publish(struct rdi_bootstrap *b, uint32_t number, const void *record,
+                                   size_t len);
+// The latest record of a rank, from malloc, and how often that rank was started again. RONDO_AGAIN: it left none.
+rondo_status rdi_bootstrap_member(struct rdi_bootstrap *b, int rank, uint32_t *number,
+                                  void **record, size_t *len);
 // Ends the store connection; on the rank that serves the store it waits briefly until the others have read.
 void rdi_bootstrap_close(struct rdi_bootstrap *b);
 

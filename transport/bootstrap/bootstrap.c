@@ -159,7 +159,7 @@ static rondo_status check_store_ops(const rondo_config *config) {
 
 static rondo_status open_store(struct rdi_bootstrap *b, const rondo_config *config,
                                const struct rdi_launch *launch, struct rdi_job *job,
-                               const char *key_source, bool key_from_store) {
+                               const char *key_source, bool key_from_store, bool again) {
     if (config->store_ops != NULL) {
         b->ops = config->store_ops;
         b->store = config->store;
@@ -169,6 +169,11 @@ static rondo_status open_store(struct rdi_bootstrap *b, const rondo_config *conf
     } else {
         b->ops = &rdi_store_tcp_ops;
         snprintf(b->where, sizeof b->where, "%s, port %d", launch->host, launch->port);
+        b->outlives = launch->launcher_store;
+    }
+    if (again) {
+        return connect_store(b, launch, job, key_source,
+                             rdi_now(&b->env) + (uint64_t)b->timeout_ms * MS);
     }
     rondo_status s = join(b, launch, job, key_source, key_from_store);
     if (s == RONDO_OK && key_from_store) {
@@ -189,9 +194,21 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
     struct rdi_launch launch;
     struct rdi_job found = {.rank = 0};
     char key_source[RDI_KEY_SOURCE];
+    uint32_t restarts = 0;
     rondo_status s = check_store_ops(config);
     if (s == RONDO_OK) {
         s = rdi_discover(config, getenv, &launch);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_bootstrap_restart_number(getenv, &restarts);
+    }
+    if (s == RONDO_OK && restarts > 0 && (config->store_ops != NULL || !launch.launcher_store)) {
+        s = rdi_fail(RONDO_ERR_UNSUPPORTED,
+                     RDI_ENV_RESTART
+                     " says that rank %d was started again; it can find its job only "
+                     "through a store that the launcher serves (" RDI_ENV_STORE
+                     "=launcher, as rondo-run --elastic does)",
+                     launch.rank);
     }
     if (s != RONDO_OK) {
         return s;
@@ -221,7 +238,7 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
             rdi_log(env, RONDO_LOG_WARN,
                     "this job has no key (%s): whoever reaches its ports can join", key_source);
         }
-        s = open_store(b, config, &launch, &found, key_source, key_from_store);
+        s = open_store(b, config, &launch, &found, key_source, key_from_store, restarts > 0);
     }
     if (s == RONDO_OK) {
         *job = found;

@@ -16,6 +16,7 @@ struct rdi_bootstrap {
     const rondo_store_ops *ops; // NULL: a job of one rank
     void *store;
     bool callers;                    // it is the caller's own
+    bool outlives;                   // the launcher serves it: it is there as long as the job
     int peek_ms;                     // the timeout that the store understands as "do not wait"
     char where[320];                 // the store, for messages
     struct rdi_store *own;           // the connection, unless the store is the caller's

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LONELY (10000 * RDI_W_MS) // a newcomer whom nobody answers gives up
 #define AGAIN (300 * RDI_W_MS)
 
 // ---- The newcomer --------------------------------------------------------------------------------
@@ -66,18 +67,25 @@ int rdi_w_join_progress(struct rdi_watch *w, uint64_t now) {
     if (!w->joining || now < w->join_at || w->state != RONDO_OK) {
         return 0;
     }
-    bool all = w->has_live;
+    bool all = w->has_live, linked = false;
     int lowest = -1;
     w->join_at = now + AGAIN;
     for (int i = 0; i < w->size; i++) {
         w->ranks[i].wanted = i != w->rank;
         if (i != w->rank && rdi_w_linked(w, i)) {
+            linked = true;
             send_record(w, i);
         }
         if (w->has_live && rdi_set_has(w->live_join, i) && i != w->rank) {
             lowest = lowest < 0 ? i : lowest;
             all = all && rdi_set_has(w->acked_join, i);
         }
+    }
+    if (!linked && now > w->began + LONELY) {
+        rdi_w_end(
+            w, RONDO_ERR_PEER,
+            "rank %d was started again, but no rank of its job answers: all of them have ended",
+            w->rank);
     }
     // What was decided since will be acknowledged, too: there is no way back.
     if (all && lowest >= 0 && w->join_epoch >= w->epoch) {

@@ -408,6 +408,7 @@ static void let_join(struct rdi_watch *w, int rank, uint32_t incarnation, uint64
         rdi_printable(r->peer.host, RDI_HOST_MAX);
         r->peer.blob_len = r->peer.blob_len <= RDI_BLOB_MAX ? r->peer.blob_len : 0;
     }
+    w->joining = w->joining && rank != w->rank;
     r->peer.incarnation = incarnation;
     r->joined_at = epoch;
     r->ready = r->left = r->told_stopped = false;
