@@ -13,9 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t bytes_sent(const struct rondo_ddp *d) {
+uint64_t rdi_ddp_bytes_sent(const struct rondo_ddp *d) {
     rondo_comm_stats s = {.size = sizeof s};
-    return rondo_comm_get_stats(d->comm, &s) == RONDO_OK ? s.bytes_sent : 0;
+    return d->comm && rondo_comm_get_stats(d->comm, &s) == RONDO_OK ? s.bytes_sent - d->sent_before
+                                                                    : 0;
 }
 
 // ---- Life ----------------------------------------------------------------------------------------
@@ -27,7 +28,8 @@ static bool is_float(rondo_type t) {
 static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, size_t n) {
     d->params = calloc(n + 1, sizeof *d->params);
     d->order = calloc(n + 1, sizeof *d->order);
-    if (!d->params || !d->order) {
+    d->layout = calloc(n + 1, sizeof *d->layout);
+    if (!d->params || !d->order || !d->layout) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %zu parameters", n);
     }
     for (size_t i = 0; i < n; i++) {
@@ -49,8 +51,39 @@ static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, 
             return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a parameter's name");
         }
         // Gradients come in reverse of the definition.
-        d->order[i] = n - 1 - i;
+        d->layout[i] = n - 1 - i;
     }
+    return RONDO_OK;
+}
+
+static rondo_status set_elastic(struct rondo_ddp *d, const rondo_ddp_options *o) {
+    d->elastic = true;
+    d->save = o->save;
+    d->restore = o->restore;
+    d->hook_arg = o->hook_arg;
+    if (o->device >= 0) {
+        return rdi_fail(RONDO_ERR_UNSUPPORTED,
+                        "options.elastic does not work with options.device %d: a step on a device "
+                        "is not known to be over when rondo_ddp_finish() returns. Train without "
+                        "elastic there, from checkpoints",
+                        o->device);
+    }
+    if (o->nstates && !o->states) {
+        return rdi_fail(RONDO_ERR_INVALID, "options.states is NULL, but nstates is %zu",
+                        o->nstates);
+    }
+    d->states = calloc(o->nstates + 1, sizeof *d->states);
+    if (!d->states) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a list of %zu states", o->nstates);
+    }
+    for (size_t i = 0; i < o->nstates; i++) {
+        if (o->states[i].bytes && !o->states[i].data) {
+            return rdi_fail(RONDO_ERR_INVALID, "options.states[%zu] has %zu bytes and no data", i,
+                            o->states[i].bytes);
+        }
+        d->states[i] = o->states[i];
+    }
+    d->nstates = o->nstates;
     return RONDO_OK;
 }
 
@@ -66,7 +99,7 @@ static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o,
     if (o) {
         memcpy(&opt, o, o->size);
     }
-    const struct rdi_options *defaults = &d->comm->engine->options;
+    const struct rdi_options *defaults = &d->world->engine->options;
     d->first_bytes = opt.first_bucket_bytes ? opt.first_bucket_bytes
                                             : (size_t)defaults->num[RDI_OPT_DDP_FIRST_BUCKET];
     d->cap_bytes = opt.bucket_bytes ? opt.bucket_bytes : (size_t)defaults->num[RDI_OPT_DDP_BUCKET];
@@ -74,7 +107,50 @@ static rondo_status set_options(struct rondo_ddp *d, const rondo_ddp_options *o,
     d->rebuild = opt.rebuild != 0;
     *device = opt.device;
     *stream = opt.stream;
-    return RONDO_OK;
+    return opt.elastic ? set_elastic(d, &opt) : RONDO_OK;
+}
+
+// What a rank can do by itself.
+static rondo_status prepare(struct rondo_ddp *d, const rondo_param *params, size_t nparams,
+                            const rondo_ddp_options *options, int *device, rondo_stream *stream) {
+    rondo_status s = set_options(d, options, device, stream);
+    return s == RONDO_OK ? copy_params(d, params, nparams) : s;
+}
+
+static rondo_status make_buckets(struct rondo_ddp *d) {
+    rondo_status s = rdi_bucket_assign(d->params, d->nparams, d->layout, d->first_bytes,
+                                       d->cap_bytes, &d->buckets, &d->nbuckets);
+    return s == RONDO_OK ? rdi_bucket_alloc(d, d->buckets, d->nbuckets) : s;
+}
+
+// Its communicator, which all ranks split off before anything else can fail: a rank with bad arguments must not leave
+// the others waiting, so it aborts that.
+static rondo_status begin(struct rondo_ddp *d, rondo_status s, int device, rondo_stream stream) {
+    char text[RDI_ERROR_TEXT];
+    snprintf(text, sizeof text, "%s", rondo_last_error());
+    rondo_status split = rondo_comm_split(d->world, 0, rondo_comm_rank(d->world), &d->comm);
+    if (s != RONDO_OK) {
+        rdi_set_last_error(text);
+    } else if (device >= 0 && split == RONDO_OK) {
+        d->place = &rdi_place_device;
+        s = rdi_ddp_device_open(d, device, stream);
+        s = s == RONDO_OK ? rdi_ddp_device_check(d) : s;
+    }
+    if (split != RONDO_OK) {
+        return s != RONDO_OK ? s : split;
+    }
+    s = s == RONDO_OK ? make_buckets(d) : s;
+    s = s == RONDO_OK ? rdi_comm_start_thread(d->comm) : s;
+    if (s != RONDO_OK) {
+        snprintf(text, sizeof text, "%s", rondo_last_error());
+        rondo_comm_abort(d->comm, text);
+        rdi_set_last_error(text);
+        return s;
+    }
+    s = rdi_ddp_verify(d);
+    s = s == RONDO_OK ? rdi_ddp_hand_over(d) : s;
+    d->sent_before = rdi_ddp_bytes_sent(d);
+    return s;
 }
 
 rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_t nparams,
@@ -86,53 +162,29 @@ rondo_status rondo_ddp_create(rondo_comm *comm, const rondo_param *params, size_
     if (!d) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a ddp object");
     }
-    d->sync = true;
+    d->sync = d->fresh = true;
     d->place = &rdi_place_host;
+    d->world = comm;
+    d->origin = rondo_comm_rank(comm) == 0 && !rondo_comm_is_newcomer(comm);
     int device = -1;
     rondo_stream stream = NULL;
-    rondo_status s = rondo_comm_split(comm, 0, rondo_comm_rank(comm), &d->comm);
+    rondo_status s = prepare(d, params, nparams, options, &device, &stream);
+    if (d->elastic) {
+        s = s == RONDO_OK ? make_buckets(d) : s;
+        s = rdi_ddp_begin(d, s);
+    } else {
+        s = begin(d, s, device, stream);
+    }
     if (s != RONDO_OK) {
-        free(d);
+        char text[RDI_ERROR_TEXT];
+        snprintf(text, sizeof text, "%s", rondo_last_error());
+        (void)rondo_ddp_destroy(d);
+        rdi_set_last_error(text);
         return s;
     }
-    // A rank with bad arguments must not leave the others waiting: it aborts the communicator.
-    s = copy_params(d, params, nparams);
-    if (s == RONDO_OK) {
-        s = set_options(d, options, &device, &stream);
-    }
-    if (s == RONDO_OK && device >= 0) {
-        d->place = &rdi_place_device;
-        s = rdi_ddp_device_open(d, device, stream);
-        s = s == RONDO_OK ? rdi_ddp_device_check(d) : s;
-    }
-    if (s == RONDO_OK) {
-        s = rdi_bucket_assign(d->params, nparams, d->order, d->first_bytes, d->cap_bytes,
-                              &d->buckets, &d->nbuckets);
-    }
-    if (s == RONDO_OK) {
-        s = rdi_bucket_alloc(d, d->buckets, d->nbuckets);
-    }
-    if (s == RONDO_OK) {
-        s = rdi_comm_start_thread(d->comm);
-    }
-    if (s != RONDO_OK) {
-        rondo_comm_abort(d->comm, rondo_last_error());
-        goto err;
-    }
-    s = rdi_ddp_verify(d);
-    if (s == RONDO_OK) {
-        s = rdi_ddp_broadcast(d);
-    }
-    if (s != RONDO_OK) {
-        goto err;
-    }
     d->stats.buckets = d->nbuckets;
-    d->sent_before = bytes_sent(d);
     *ddp = d;
     return RONDO_OK;
-err:
-    (void)rondo_ddp_destroy(d);
-    return s;
 }
 
 rondo_status rondo_ddp_destroy(rondo_ddp *d) {
@@ -143,6 +195,10 @@ rondo_status rondo_ddp_destroy(rondo_ddp *d) {
         d->place->drain(d);
     }
     rondo_status s = rondo_comm_destroy(d->comm);
+    if (d->own_world) {
+        rondo_status w = rondo_comm_destroy(d->world);
+        s = s == RONDO_OK ? w : s;
+    }
     rdi_bucket_free(d, d->buckets, d->nbuckets);
     rdi_ddp_device_close(d);
     for (size_t i = 0; i < d->nparams; i++) {
@@ -150,9 +206,15 @@ rondo_status rondo_ddp_destroy(rondo_ddp *d) {
     }
     free(d->params);
     free(d->order);
+    free(d->layout);
+    free(d->states);
     free(d);
     return s;
 }
+
+rondo_comm *rondo_ddp_comm(const rondo_ddp *d) { return d ? d->world : NULL; }
+
+int rondo_ddp_joined(const rondo_ddp *d) { return d && d->joined; }
 
 // ---- Views ---------------------------------------------------------------------------------------
 
@@ -162,11 +224,15 @@ static char *view(const struct rondo_ddp *d, size_t i) {
 
 void *rondo_ddp_grad(rondo_ddp *d, size_t i) { return d && i < d->nparams ? view(d, i) : NULL; }
 
-rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {
+static rondo_status between_steps(const struct rondo_ddp *d, const char *name) {
     if (!d || d->nready) {
-        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID, "rondo_ddp_zero_grad: %s",
+        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID, "%s: %s", name,
                         d ? "a step is under way; finish it first" : "the ddp object is NULL");
     }
+    return RONDO_OK;
+}
+
+rondo_status rdi_ddp_zero(struct rondo_ddp *d) {
     rondo_status s = RONDO_OK;
     for (size_t b = 0; b < d->nbuckets && s == RONDO_OK; b++) {
         const struct rdi_bucket *k = &d->buckets[b];
@@ -175,13 +241,17 @@ rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {
     return s;
 }
 
+rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {
+    rondo_status s = between_steps(d, "rondo_ddp_zero_grad");
+    return s == RONDO_OK ? rdi_ddp_zero(d) : s;
+}
+
 rondo_status rondo_ddp_set_sync(rondo_ddp *d, int sync) {
-    if (!d || d->nready) {
-        return rdi_fail(d ? RONDO_ERR_USAGE : RONDO_ERR_INVALID, "rondo_ddp_set_sync: %s",
-                        d ? "a step is under way; finish it first" : "the ddp object is NULL");
+    rondo_status s = between_steps(d, "rondo_ddp_set_sync");
+    if (s == RONDO_OK) {
+        d->sync = sync != 0;
     }
-    d->sync = sync != 0;
-    return RONDO_OK;
+    return s;
 }
 
 // ---- A step --------------------------------------------------------------------------------------
@@ -219,7 +289,9 @@ static rondo_status mark(struct rondo_ddp *d, size_t i, const void *grad) {
     p->ready = true;
     d->order[d->nready++] = i;
     d->buckets[p->bucket].pending--;
-    return d->sync ? launch(d) : RONDO_OK;
+    rondo_status s = d->sync ? launch(d) : RONDO_OK;
+    // A step that cannot count any more goes on to its end, where all ranks hear of it.
+    return s != RONDO_OK && d->elastic && rdi_ddp_is_broken(d) ? RONDO_OK : s;
 }
 
 rondo_status rondo_ddp_grad_ready(rondo_ddp *d, size_t i) { return mark(d, i, NULL); }
@@ -249,7 +321,7 @@ static rondo_status never_ready(const struct rondo_ddp *d) {
         missing, d->nparams, rondo_comm_rank(d->comm), names, shown < missing ? " …" : "");
 }
 
-static void reset_step(struct rondo_ddp *d) {
+void rdi_ddp_reset_step(struct rondo_ddp *d) {
     for (size_t i = 0; i < d->nparams; i++) {
         d->params[i].ready = false;
     }
@@ -260,73 +332,115 @@ static void reset_step(struct rondo_ddp *d) {
     d->next = 0;
 }
 
-// Buckets in the order in which rank 0's gradients got ready. The old order's contents move along.
-static rondo_status rebuild(struct rondo_ddp *d) {
-    uint64_t *order = malloc((d->nparams + 1) * sizeof *order);
+// The order in which rank 0's gradients got ready, to all.
+static rondo_status spread_order(struct rondo_ddp *d, size_t *order) {
+    uint64_t *list = malloc((d->nparams + 1) * sizeof *list);
+    if (!list) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
+    }
+    for (size_t i = 0; i < d->nparams; i++) {
+        list[i] = d->order[i];
+    }
+    rondo_status s = rondo_broadcast(list, list, d->nparams, RONDO_U64, 0, d->comm);
+    for (size_t i = 0; i < d->nparams; i++) {
+        order[i] = (size_t)list[i];
+    }
+    free(list);
+    return s;
+}
+
+// Buckets by another order. `keep`: the old ones' contents move along.
+static rondo_status relayout(struct rondo_ddp *d, const size_t *order, bool keep) {
     struct rdi_param *old = malloc((d->nparams + 1) * sizeof *old);
     struct rdi_bucket *buckets = NULL;
     size_t n = 0;
-    rondo_status s = order && old ? RONDO_OK
-                                  : rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
-    for (size_t i = 0; s == RONDO_OK && i < d->nparams; i++) {
-        order[i] = d->order[i];
+    if (!old) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
     }
-    if (s == RONDO_OK) {
-        s = rondo_broadcast(order, order, d->nparams, RONDO_U64, 0, d->comm);
+    memcpy(old, d->params, d->nparams * sizeof *old);
+    rondo_status s =
+        rdi_bucket_assign(d->params, d->nparams, order, d->first_bytes, d->cap_bytes, &buckets, &n);
+    s = s == RONDO_OK ? rdi_bucket_alloc(d, buckets, n) : s;
+    for (size_t i = 0; s == RONDO_OK && keep && i < d->nparams; i++) {
+        s = d->place->copy(d, buckets[d->params[i].bucket].mem + d->params[i].offset,
+                           d->buckets[old[i].bucket].mem + old[i].offset, old[i].bytes);
     }
-    if (s == RONDO_OK) {
-        for (size_t i = 0; i < d->nparams; i++) {
-            d->order[i] = order[i];
-        }
-        memcpy(old, d->params, d->nparams * sizeof *old);
-        s = rdi_bucket_assign(d->params, d->nparams, d->order, d->first_bytes, d->cap_bytes,
-                              &buckets, &n);
+    if (s != RONDO_OK) {
+        memcpy(d->params, old, d->nparams * sizeof *old);
+        rdi_bucket_free(d, buckets, n);
+    } else {
+        rdi_bucket_free(d, d->buckets, d->nbuckets);
+        d->buckets = buckets;
+        d->nbuckets = n;
+        memcpy(d->layout, order, d->nparams * sizeof *order);
     }
-    if (s == RONDO_OK) {
-        s = rdi_bucket_alloc(d, buckets, n);
-        for (size_t i = 0; s == RONDO_OK && i < d->nparams; i++) {
-            s = d->place->copy(d, buckets[d->params[i].bucket].mem + d->params[i].offset,
-                               d->buckets[old[i].bucket].mem + old[i].offset, old[i].bytes);
-        }
-        if (s != RONDO_OK) {
-            memcpy(d->params, old, d->nparams * sizeof *old);
-            rdi_bucket_free(d, buckets, n);
-        } else {
-            rdi_bucket_free(d, d->buckets, d->nbuckets);
-            d->buckets = buckets;
-            d->nbuckets = n;
-            d->rebuilt = true;
-        }
-    }
-    free(order);
     free(old);
     return s;
+}
+
+rondo_status rdi_ddp_relayout(struct rondo_ddp *d, const size_t *order) {
+    return relayout(d, order, false);
+}
+
+static void count_step(struct rondo_ddp *d) {
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        d->stats.bytes_reduced += d->buckets[b].count * rondo_type_size(d->buckets[b].type);
+    }
+    d->stats.steps++;
+}
+
+// Reduces what is there; where buckets will be rebuilt, *order is how, and the caller's to free.
+static rondo_status reduce(struct rondo_ddp *d, size_t **order) {
+    rondo_status s = launch(d), w = d->place->finish(d);
+    s = s == RONDO_OK ? w : s;
+    if (s != RONDO_OK || !d->rebuild || d->rebuilt) {
+        return s;
+    }
+    *order = malloc((d->nparams + 1) * sizeof **order);
+    return *order ? spread_order(d, *order)
+                  : rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
 }
 
 rondo_status rondo_ddp_finish(rondo_ddp *d) {
     if (!d) {
         return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_finish: the ddp object is NULL");
     }
-    if (d->nready < d->nparams) {
+    bool broken = d->elastic && rdi_ddp_is_broken(d);
+    if (d->nready < d->nparams && !broken) {
         return never_ready(d);
     }
-    if (!d->sync) {
-        reset_step(d);
+    if (!d->sync && !broken) {
+        rdi_ddp_reset_step(d);
         return RONDO_OK;
     }
-    rondo_status s = launch(d), w = d->place->finish(d);
-    s = s == RONDO_OK ? w : s;
-    if (s != RONDO_OK) {
-        return s;
+    size_t *order = NULL;
+    rondo_status s = broken ? RONDO_OK : reduce(d, &order);
+    s = d->elastic ? rdi_ddp_settle(d, s) : s;
+    if (s == RONDO_OK) {
+        count_step(d);
+        if (order) {
+            s = relayout(d, order, true);
+            d->rebuilt = s == RONDO_OK;
+        }
+        rdi_ddp_reset_step(d);
     }
-    for (size_t b = 0; b < d->nbuckets; b++) {
-        d->stats.bytes_reduced += d->buckets[b].count * rondo_type_size(d->buckets[b].type);
+    if (s == RONDO_OK && d->save) {
+        d->save(d->hook_arg);
     }
-    d->stats.steps++;
-    if (d->rebuild && !d->rebuilt) {
-        s = rebuild(d);
+    free(order);
+    return s;
+}
+
+rondo_status rondo_ddp_commit(rondo_ddp *d) {
+    bool broken = d && d->elastic && rdi_ddp_is_broken(d);
+    rondo_status s = broken ? RONDO_OK : between_steps(d, "rondo_ddp_commit");
+    if (s != RONDO_OK || !d->elastic) {
+        return s != RONDO_OK ? s : rondo_comm_error(d->world);
     }
-    reset_step(d);
+    s = rdi_ddp_settle(d, RONDO_OK);
+    if (s == RONDO_OK && d->save) {
+        d->save(d->hook_arg);
+    }
     return s;
 }
 
@@ -342,7 +456,7 @@ rondo_status rondo_ddp_get_stats(const rondo_ddp *d, rondo_ddp_stats *out) {
     if (d->device) {
         rdi_ddp_device_times(d, &s);
     }
-    s.bytes_sent = bytes_sent(d) - d->sent_before;
+    s.bytes_sent = d->sent + rdi_ddp_bytes_sent(d);
     memcpy(out, &s, out->size < sizeof s ? out->size : sizeof s);
     return d->device ? rondo_comm_error(d->comm) : RONDO_OK; // finish() did not wait
 }

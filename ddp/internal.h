@@ -39,7 +39,10 @@ void rdi_bucket_free(struct rondo_ddp *d, struct rdi_bucket *b, size_t n);
 struct rdi_ddp_device;
 
 struct rondo_ddp {
-    rondo_comm *comm; // its own
+    rondo_comm *comm; // its own, for gradients; elastic: NULL while there is none
+    rondo_comm
+        *world; // the same ranks: the caller's, or (own_world) what shrink and grow made of it
+    bool own_world;
     const struct rdi_place *place;
     struct rdi_ddp_device *device; // device.c's
     struct rdi_param *params;
@@ -47,15 +50,47 @@ struct rondo_ddp {
     struct rdi_bucket *buckets;
     size_t nbuckets, next; // next: first bucket not launched in this step
     size_t *order;         // parameters in the order in which they got ready in this step
+    size_t *layout;        // and in that by which buckets were assigned
     size_t nready;
     size_t first_bytes, cap_bytes;
     bool average, rebuild, rebuilt, sync;
     rondo_ddp_stats stats;
-    uint64_t sent_before; // by creation, which does not count as a step's
+    uint64_t sent_before; // on `comm` by creation, which does not count as a step's
+    uint64_t sent;        // on communicators before
+
+    // Elastic only.
+    bool elastic;
+    bool fresh;  // has no state of the job yet
+    bool origin; // its parameters are the ones that the job begins with
+    bool joined;
+    bool hopeless; // what went wrong cannot be mended by going on without somebody
+    void (*save)(void *arg);
+    void (*restore)(void *arg);
+    void *hook_arg;
+    rondo_ddp_state *states;
+    size_t nstates;
 };
 
 // verify.c: the same parameters on all ranks, then rank 0's values everywhere.
 rondo_status rdi_ddp_verify(struct rondo_ddp *d);
-rondo_status rdi_ddp_broadcast(struct rondo_ddp *d);
+rondo_status rdi_ddp_broadcast(struct rondo_ddp *d, int root);
+
+// ddp.c: after a step that does not count, and buckets by another order (the old ones' contents are lost)
+void rdi_ddp_reset_step(struct rondo_ddp *d);
+rondo_status rdi_ddp_zero(struct rondo_ddp *d);
+uint64_t rdi_ddp_bytes_sent(const struct rondo_ddp *d);
+rondo_status rdi_ddp_relayout(struct rondo_ddp *d, const size_t *order);
+
+// state.c: options are the same on all ranks, and ranks without state get it from one that has it. Collective.
+rondo_status rdi_ddp_hand_over(struct rondo_ddp *d);
+
+// elastic.c
+// Whether a communicator has failed, so that the step cannot count.
+bool rdi_ddp_is_broken(const struct rondo_ddp *d);
+// The first communicators and states; `prepared`: whether this rank can take part at all.
+rondo_status rdi_ddp_begin(struct rondo_ddp *d, rondo_status prepared);
+// All agree on a step that went `s` here. RONDO_OK: it counts. RONDO_RETRY_STEP: communicators and states are in order
+// again. Else: it is over.
+rondo_status rdi_ddp_settle(struct rondo_ddp *d, rondo_status s);
 
 #endif

@@ -46,6 +46,22 @@ uint64_t rondo_sampler_count(const rondo_sampler *s) {
     return s->drop_tail ? s->samples / w : (s->samples + w - 1) / w;
 }
 
+rondo_status rondo_sampler_share(uint64_t global_batch, int rank, int size, uint64_t *first,
+                                 uint64_t *count) {
+    if (size < 1 || rank < 0 || rank >= size || !first || !count) {
+        return rdi_fail(
+            RONDO_ERR_INVALID,
+            "rondo_sampler_share: rank %d of %d; it needs a size above 0, a rank below it, "
+            "and two places for the result",
+            rank, size);
+    }
+    uint64_t r = (uint64_t)rank, n = (uint64_t)size, more = global_batch % n;
+    // The first ones take one more each.
+    *first = global_batch / n * r + (r < more ? r : more);
+    *count = global_batch / n + (r < more);
+    return RONDO_OK;
+}
+
 rondo_status rondo_sampler_get(const rondo_sampler *s, uint64_t i, uint64_t *sample) {
     if (!valid(s) || !sample || i >= rondo_sampler_count(s)) {
         return rdi_fail(RONDO_ERR_INVALID, "rondo_sampler_get: %s",

@@ -83,7 +83,7 @@ out:
     return s;
 }
 
-rondo_status rdi_ddp_broadcast(struct rondo_ddp *d) {
+rondo_status rdi_ddp_broadcast(struct rondo_ddp *d, int root) {
     rondo_request **reqs = calloc(d->nparams + 1, sizeof(rondo_request *));
     if (!reqs) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %zu requests", d->nparams);
@@ -91,7 +91,7 @@ rondo_status rdi_ddp_broadcast(struct rondo_ddp *d) {
     rondo_status s = RONDO_OK;
     for (size_t i = 0; i < d->nparams && s == RONDO_OK; i++) {
         struct rdi_param *p = &d->params[i];
-        s = rondo_broadcast_start(p->data, p->data, p->count, p->type, 0, d->comm, &reqs[i]);
+        s = rondo_broadcast_start(p->data, p->data, p->count, p->type, root, d->comm, &reqs[i]);
     }
     rondo_status w = rondo_wait_all(reqs, d->nparams);
     free(reqs);

@@ -186,11 +186,68 @@ static int bad(rondo_comm *c, int kind) {
     return 0;
 }
 
+// Options that are wrong, or not the same on all ranks.
+static int bad_options(rondo_comm *c, int kind) {
+    struct model m;
+    rondo_ddp *d = NULL;
+    rondo_ddp_options o = RONDO_DDP_OPTIONS_INIT;
+    rondo_ddp_state state = {NULL, 4};
+    bool odd = rondo_comm_rank(c) == 1;
+    static const char *const words[] = {"elastic of ranks 0 and 1", "bucket_bytes of ranks 0 and 1",
+                                        "sizes of states of ranks 0 and 1",
+                                        "options.elastic does not work with options.device",
+                                        "options.states[0] has 4 bytes and no data"};
+    make_model(&m, rondo_comm_rank(c));
+    o.elastic = kind != 0 || odd;
+    o.bucket_bytes = kind == 1 && odd ? 100000 : 0;
+    o.device = kind == 3 ? 0 : -1;
+    if (kind == 2 || kind == 4) {
+        state = kind == 2 ? (rondo_ddp_state){&m, odd ? 8 : 4} : state;
+        o.states = &state;
+        o.nstates = 1;
+    }
+    rondo_status s = rondo_ddp_create(c, m.param, PARAMS, &o, &d);
+    CHECK(s == (kind < 3    ? RONDO_ERR_MISMATCH
+                : kind == 3 ? RONDO_ERR_UNSUPPORTED
+                            : RONDO_ERR_INVALID));
+    CHECK(d == NULL && strstr(rondo_last_error(), words[kind]));
+    free_model(&m);
+    OK(rondo_barrier(c));
+    return 0;
+}
+
+// Nobody fails: elastic is as good as the other.
+static int elastic(rondo_comm *c) {
+    struct model m;
+    rondo_ddp *d = NULL;
+    rondo_ddp_options o = RONDO_DDP_OPTIONS_INIT;
+    o.elastic = 1;
+    make_model(&m, rondo_comm_rank(c));
+    OK(rondo_ddp_create(c, m.param, PARAMS, &o, &d));
+    CHECK(rondo_ddp_comm(d) == c && !rondo_ddp_joined(d));
+    int rc = no_sync(c, d) || misuse(d);
+    CHECK(rondo_ddp_grad_ready(d, 3) == RONDO_OK);
+    CHECK(rondo_ddp_commit(d) == RONDO_ERR_USAGE);
+    for (size_t i = 0; i < PARAMS; i++) {
+        CHECK(i == 3 || rondo_ddp_grad_ready(d, i) == RONDO_OK);
+    }
+    OK(rondo_ddp_finish(d));
+    OK(rondo_ddp_commit(d));
+    OK(rondo_ddp_destroy(d));
+    CHECK(rondo_ddp_comm(NULL) == NULL && rondo_ddp_commit(NULL) == RONDO_ERR_INVALID);
+    free_model(&m);
+    return rc;
+}
+
 static int body(rondo_comm *c, void *arg) {
     (void)arg;
     CHECK(good(c) == 0);
+    CHECK(elastic(c) == 0);
     for (int kind = 0; kind < 4 && rondo_comm_size(c) > 1; kind++) {
         CHECK(bad(c, kind) == 0);
+    }
+    for (int kind = 0; kind < 5 && rondo_comm_size(c) > 1; kind++) {
+        CHECK(bad_options(c, kind) == 0);
     }
     return 0;
 }

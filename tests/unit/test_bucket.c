@@ -158,12 +158,45 @@ static void sampler_drops_and_refuses(void **state) {
     assert_int_equal(rondo_sampler_get(&s, 0, &x), RONDO_ERR_INVALID);
 }
 
+// For any number of ranks each sample of a batch is one rank's, in order, and nobody has two more than another.
+static void sampler_shares_cover_the_batch(void **state) {
+    (void)state;
+    const uint64_t batches[] = {0, 1, 7, 32, 1000003};
+    uint64_t first, count;
+    for (size_t b = 0; b < sizeof batches / sizeof batches[0]; b++) {
+        for (int size = 1; size < 12; size++) {
+            uint64_t next = 0, least = UINT64_MAX, most = 0;
+            for (int rank = 0; rank < size; rank++) {
+                assert_int_equal(rondo_sampler_share(batches[b], rank, size, &first, &count),
+                                 RONDO_OK);
+                assert_int_equal(first, next);
+                next += count;
+                least = count < least ? count : least;
+                most = count > most ? count : most;
+            }
+            assert_int_equal(next, batches[b]);
+            assert_true(most - least <= 1);
+        }
+    }
+    // No overflow.
+    assert_int_equal(rondo_sampler_share(UINT64_MAX, 6, 7, &first, &count), RONDO_OK);
+    assert_true(first + count == UINT64_MAX);
+    assert_int_equal(rondo_sampler_share(10, 3, 3, &first, &count), RONDO_ERR_INVALID);
+    assert_int_equal(rondo_sampler_share(10, -1, 3, &first, &count), RONDO_ERR_INVALID);
+    assert_int_equal(rondo_sampler_share(10, 0, 0, &first, &count), RONDO_ERR_INVALID);
+    assert_int_equal(rondo_sampler_share(10, 0, 1, NULL, &count), RONDO_ERR_INVALID);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fills_in_reverse),          cmocka_unit_test(large_gets_its_own),
-        cmocka_unit_test(types_do_not_mix),          cmocka_unit_test(views_do_not_overlap),
-        cmocka_unit_test(sampler_covers_each_once),  cmocka_unit_test(sampler_shuffles),
+        cmocka_unit_test(fills_in_reverse),
+        cmocka_unit_test(large_gets_its_own),
+        cmocka_unit_test(types_do_not_mix),
+        cmocka_unit_test(views_do_not_overlap),
+        cmocka_unit_test(sampler_covers_each_once),
+        cmocka_unit_test(sampler_shuffles),
         cmocka_unit_test(sampler_drops_and_refuses),
+        cmocka_unit_test(sampler_shares_cover_the_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
