@@ -349,9 +349,12 @@ int rdi_edge_progress(struct rdi_edge *e, uint64_t now) {
             return 1;
         }
         return 0;
-    case RDI_LINK_FAILED:
-        rdi_comm_fail_link(e->comm, e->peer, l->status, "%s", l->why);
+    case RDI_LINK_FAILED: {
+        // A transport whose path does not come back cannot tell whether the peer or the path is gone. The watch can.
+        bool unsure = e->lost_since && l->status == RONDO_ERR_PEER && e->comm->engine->watch;
+        rdi_comm_fail_link(e->comm, e->peer, unsure ? RONDO_ERR_PATH : l->status, "%s", l->why);
         return 1;
+    }
     case RDI_LINK_CLOSED:
         // What the receiver had whole is final now.
         moved = e->out ? take_acks(e) : 0;

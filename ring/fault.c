@@ -175,7 +175,14 @@ void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char
     c->accused.status = s;
     c->accused.peer = peer;
     c->accused.since = now;
-    snprintf(c->accused.why, sizeof c->accused.why, "%s", text);
+    char here[128], there[128];
+    if (peer >= 0 && s == RONDO_ERR_PATH) {
+        snprintf(c->accused.why, sizeof c->accused.why, "the path between %s and %s is lost: %.*s",
+                 rdi_comm_who(c, c->rank, here, 128), rdi_comm_who(c, peer, there, 128),
+                 (int)sizeof c->accused.why / 2, text);
+    } else {
+        snprintf(c->accused.why, sizeof c->accused.why, "%s", text);
+    }
     bool may_be_death = peer >= 0 &&
                         (s == RONDO_ERR_PEER || s == RONDO_ERR_PATH || s == RONDO_ERR_TIMEOUT);
     if (!may_be_death) {

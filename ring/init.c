@@ -166,7 +166,11 @@ static rondo_status assemble(struct rdi_engine *e, struct rdi_bootstrap *b, stru
                              struct rdi_driver **d, struct rondo_comm **c) {
     uint64_t id = 0;
     rondo_status s = meet(e, b, plan, &id);
-    s = s == RONDO_OK ? rdi_driver_create(e, d) : s;
+    if (s == RONDO_OK) {
+        rdi_log(&e->env, RONDO_LOG_DEBUG, "rank %d: all %d ranks have met, now they connect",
+                e->job.rank, e->job.size);
+        s = rdi_driver_create(e, d);
+    }
     s = s == RONDO_OK ? rdi_engine_watch_begin(e, true) : s;
     if (s == RONDO_OK && e->watch && rdi_bootstrap_outlives(b)) {
         s = publish(e, b, plan);
@@ -237,7 +241,10 @@ out:
     } else if (e) {
         rdi_engine_destroy(e);
     }
-    if (b) {
+    // They have met: after the barrier, or an agreement on who is lost, nobody needs the store any more.
+    if (d && (s == RONDO_OK || s == RONDO_ERR_PEER)) {
+        rdi_bootstrap_drop(b);
+    } else if (b) {
         rdi_bootstrap_close(b);
     }
     free(options);

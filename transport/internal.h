@@ -464,6 +464,8 @@ rondo_status rdi_bootstrap_member(struct rdi_bootstrap *b, int rank, uint32_t *n
                                   void **record, size_t *len);
 // Ends the store connection; on the rank that serves the store it waits briefly until the others have read.
 void rdi_bootstrap_close(struct rdi_bootstrap *b);
+// The same without waiting, when all that live are known to have read: a rank that is stopped delays nobody.
+void rdi_bootstrap_drop(struct rdi_bootstrap *b);
 
 // ---- Interfaces ----------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #define MS 1000000u
+#define SILENCE_S 3    // of a host, while ranks meet
 #define LINGER_MS 3000 // rank 0's patience with ranks that still read
 
 // ---- The store ----------------------------------------------------------------------------------
@@ -21,8 +22,10 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
     const char *host = launch->host;
     if (b->rank == 0 && !launch->launcher_store) {
         if (b->server == NULL) {
-            rondo_status s = rdi_store_server_start(launch->loopback ? host : NULL, launch->port,
-                                                    job, &b->server);
+            struct rdi_store_limits limits = rdi_store_default_limits;
+            limits.silence_s = SILENCE_S;
+            rondo_status s = rdi_store_server_start_limited(launch->loopback ? host : NULL,
+                                                            launch->port, job, &limits, &b->server);
             if (s != RONDO_OK) {
                 return s;
             }
@@ -39,6 +42,9 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
                            b->where);
     } else if (s == RONDO_ERR_AUTH) {
         s = rdi_fail(s, "%s (this rank's key: %s)", rondo_last_error(), key_source);
+    }
+    if (s == RONDO_OK) {
+        rdi_store_vigilant(b->own, SILENCE_S);
     }
     b->store = b->own;
     return s;
@@ -276,7 +282,7 @@ rondo_status rdi_bootstrap_exchange(struct rdi_bootstrap *b, const char *name, c
     return RONDO_OK;
 }
 
-void rdi_bootstrap_close(struct rdi_bootstrap *b) {
+static void close_within(struct rdi_bootstrap *b, int ms) {
     if (b == NULL) {
         return;
     }
@@ -285,7 +291,7 @@ void rdi_bootstrap_close(struct rdi_bootstrap *b) {
         char text[RDI_ERROR_TEXT];
         snprintf(text, sizeof text, "%s", rondo_last_error());
         if (b->own != NULL && b->session[0] != '\0') {
-            rdi_await_leaving(b, rdi_now(&b->env) + LINGER_MS * (uint64_t)MS);
+            rdi_await_leaving(b, rdi_now(&b->env) + (uint64_t)ms * MS);
         }
         rdi_set_last_error(text);
         rdi_store_server_stop(b->server);
@@ -293,3 +299,7 @@ void rdi_bootstrap_close(struct rdi_bootstrap *b) {
     rdi_store_close(b->own);
     free(b);
 }
+
+void rdi_bootstrap_close(struct rdi_bootstrap *b) { close_within(b, LINGER_MS); }
+
+void rdi_bootstrap_drop(struct rdi_bootstrap *b) { close_within(b, 0); }

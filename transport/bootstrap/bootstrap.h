@@ -60,6 +60,7 @@ struct rdi_store_limits {
     int handshake_ms; // time to prove the key
     int stall_ms;     // time for a client to send, or take, the next bytes of a message
     size_t bytes;     // of all keys and values
+    int silence_s;    // time without an acknowledgement after which a client's host counts as gone
 };
 extern const struct rdi_store_limits rdi_store_default_limits;
 
@@ -68,6 +69,11 @@ extern const struct rdi_store_limits rdi_store_default_limits;
 // back. len <= 4096.
 rondo_status rdi_store_will(struct rdi_store *st, const char *key, const void *value, size_t len,
                             int timeout_ms);
+
+// Ends this connection's waits when the server's host has acknowledged nothing for so long.
+void rdi_store_vigilant(struct rdi_store *st, int silence_s);
+// For both ends of a connection, 3 or more seconds. A process that is stopped is no silence: its kernel answers.
+void rdi_store_silence(int fd, int silence_s);
 
 // As rdi_store_server_start(), with limits.
 rondo_status rdi_store_server_start_limited(const char *addr, int port, const struct rdi_job *job,

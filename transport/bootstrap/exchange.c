@@ -40,6 +40,11 @@ int rdi_ms_until(const struct rdi_bootstrap *b, uint64_t when) {
     return when > now ? (int)((when - now + MS - 1) / MS) : 0;
 }
 
+int rdi_sweep_ms(const struct rdi_bootstrap *b) {
+    int ms = b->size < 800 ? 200 + b->size : 1000;
+    return b->timeout_ms / 4 < ms ? b->timeout_ms / 4 : ms;
+}
+
 // The caller's functions need not set the last error; ours do.
 static rondo_status store_failed(const struct rdi_bootstrap *b, rondo_status s, const char *what,
                                  const char *key) {
@@ -158,8 +163,8 @@ static rondo_status await(struct rdi_bootstrap *b, const char *key, const char *
                           uint64_t deadline, void **value, size_t *len) {
     uint64_t log_at = rdi_after_ms(b, RDI_LOG_MS);
     for (;;) {
-        int left = rdi_ms_until(b, deadline);
-        rondo_status s = rdi_get_key(b, key, left < RDI_SWEEP_MS ? left : RDI_SWEEP_MS, value, len);
+        int left = rdi_ms_until(b, deadline), sweep = rdi_sweep_ms(b);
+        rondo_status s = rdi_get_key(b, key, left < sweep ? left : sweep, value, len);
         if (s != RONDO_ERR_TIMEOUT || left == 0) {
             return s;
         }

@@ -56,10 +56,11 @@ void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline);
 
 #define RDI_KEY_CAP 256 // a key and its NUL
 #define RDI_NONCE_BYTES 16
-#define RDI_SET_MS 5000   // least patience with a set
-#define RDI_LOG_MS 5000   // between lines that say who is missing
-#define RDI_SWEEP_MS 1000 // between looks at everything that may have happened meanwhile
+#define RDI_SET_MS 5000 // least patience with a set
+#define RDI_LOG_MS 5000 // between lines that say who is missing
 
+// Time between looks at everything that may have happened meanwhile, which cost a request a rank.
+int rdi_sweep_ms(const struct rdi_bootstrap *b);
 uint64_t rdi_after_ms(const struct rdi_bootstrap *b, int ms);
 int rdi_ms_until(const struct rdi_bootstrap *b, uint64_t when);
 

@@ -3,8 +3,8 @@
 // missing, and publishes the table or the failure.
 //
 // It waits for one rank after the other, for the lowest that is missing, since all have to come
-// anyway; only once a second does it look at all of them, so that nobody who is there waits for a
-// welcome, and one who has left is noticed.
+// anyway; only now and then does it look at all of them, so that nobody who is there waits for a
+// welcome, and one who has left is noticed, also one whose record is there already.
 #include "transport/bootstrap/exchange.h"
 #include "transport/bootstrap/store_wire.h"
 
@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define NEWCOMER_MS 100 // time for a welcomed rank to answer, before its hello is read again
+#define LOOK_AGAIN 256  // ranks whose record is there that one look takes in
 #define FAILURE_CAP (RDI_TABLE_HEAD + RDI_ERROR_TEXT)
 
 struct gathering {
@@ -24,7 +25,7 @@ struct gathering {
     size_t *lens;
     bool *here;
     uint8_t (*nonces)[RDI_NONCE_BYTES]; // that were welcomed last
-    int missing;
+    int missing, next;                  // next: among those that are here, to look at
 };
 
 void rdi_list_missing(const bool *here, int n, char *buf, size_t cap) {
@@ -167,9 +168,19 @@ static rondo_status take_records(struct gathering *g, int ms, bool sweep) {
     return s;
 }
 
+// Whoever gave its record and left since would be missed only when all are here.
+static rondo_status look_at_those_here(struct gathering *g) {
+    rondo_status s = RONDO_OK;
+    for (int i = 0; i < LOOK_AGAIN && i < g->b->size && s == RONDO_OK; i++) {
+        int r = g->next++ % g->b->size;
+        s = r > 0 && g->here[r] ? rdi_check_left(g->b, r) : RONDO_OK;
+    }
+    return s;
+}
+
 static rondo_status gather(struct gathering *g) {
     struct rdi_bootstrap *b = g->b;
-    int sweep_ms = b->timeout_ms / 4 < RDI_SWEEP_MS ? b->timeout_ms / 4 : RDI_SWEEP_MS;
+    int sweep_ms = rdi_sweep_ms(b);
     g->sweep_at = rdi_after_ms(b, sweep_ms);
     rondo_status s = RONDO_OK;
     while (s == RONDO_OK && g->missing > 0) {
@@ -183,6 +194,9 @@ static rondo_status gather(struct gathering *g) {
         }
         if (s == RONDO_OK) {
             s = take_records(g, wait, sweep);
+        }
+        if (s == RONDO_OK && sweep && g->missing > 0) {
+            s = look_at_those_here(g);
         }
         if (s == RONDO_OK && late && g->missing > 0) {
             s = fail_missing(g);

@@ -73,6 +73,21 @@ static rondo_status move(const struct rdi_store *st, bool out, void *buf, size_t
     return RONDO_OK;
 }
 
+void rdi_store_silence(int fd, int silence_s) {
+    int on = 1, probe = silence_s / 3, probes = 2, ms = silence_s * 1000;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &probe, sizeof probe);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &probe, sizeof probe);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+}
+
+void rdi_store_vigilant(struct rdi_store *st, int silence_s) {
+    if (st->fd >= 0) {
+        rdi_store_silence(st->fd, silence_s);
+    }
+}
+
 // ---- Connecting ---------------------------------------------------------------------------------
 
 // Why an attempt failed, until the last one decides what the caller is told.
@@ -149,7 +164,7 @@ static bool connect_address(struct rdi_store *st, const struct addrinfo *a,
     int on = 1, err = 0;
     socklen_t len = sizeof err;
     setsockopt(st->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(st->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    rdi_store_silence(st->fd, rdi_store_default_limits.silence_s);
     if (connect(st->fd, a->ai_addr, a->ai_addrlen) != 0 && errno != EINPROGRESS && errno != EINTR) {
         try_later(r, "no connection", errno);
     } else if (!wait_for(st, POLLOUT, deadline)) {
@@ -254,8 +269,12 @@ static rondo_status broken(struct rdi_store *st, rondo_status status, const char
     close(st->fd);
     st->fd = -1;
     if (status == RONDO_ERR_TIMEOUT) {
-        return rdi_fail(status, "the store at %s did not answer in time while %s", st->where,
-                        doing);
+        // Not RONDO_ERR_TIMEOUT, which is the store's own answer to a get: that nobody has set the key.
+        return rdi_fail(
+            RONDO_ERR_PEER,
+            "the store at %s did not answer in time while %s: the process that serves it"
+            " (rank 0 or the launcher) is stopped, or its host is cut off",
+            st->where, doing);
     }
     if (err == 0 || err == ECONNRESET || err == EPIPE) {
         return rdi_fail(

@@ -408,10 +408,9 @@ void rdi_conn_adopt(struct rdi_store_server *s, int fd) {
         close(fd);
         return;
     }
-    int on = 1, idle = 30;
+    int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on); // a host that vanished ends its waits
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    rdi_store_silence(fd, s->limits.silence_s); // a host that vanished ends its waits
     if (s->strangers.count >= s->limits.strangers) {
         rdi_conn_drop(s, s->strangers.first);
     }

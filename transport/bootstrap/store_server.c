@@ -19,7 +19,8 @@ const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
                                                           .strangers = 1024,
                                                           .handshake_ms = 10000,
                                                           .stall_ms = 30000,
-                                                          .bytes = (size_t)1 << 30};
+                                                          .bytes = (size_t)1 << 30,
+                                                          .silence_s = 60};
 
 // ---- Accepting, and time ------------------------------------------------------------------------
 
