@@ -286,6 +286,9 @@ static rondo_status mark(struct rondo_ddp *d, size_t i, const void *grad) {
             return s;
         }
     }
+    if (d->nready == 0) {
+        rdi_ddp_trace_backward(d);
+    }
     p->ready = true;
     d->order[d->nready++] = i;
     d->buckets[p->bucket].pending--;
@@ -393,6 +396,7 @@ static void count_step(struct rondo_ddp *d) {
 static rondo_status reduce(struct rondo_ddp *d, size_t **order) {
     rondo_status s = launch(d), w = d->place->finish(d);
     s = s == RONDO_OK ? w : s;
+    rdi_ddp_trace_end(d);
     if (s != RONDO_OK || !d->rebuild || d->rebuilt) {
         return s;
     }
@@ -409,6 +413,7 @@ rondo_status rondo_ddp_finish(rondo_ddp *d) {
     if (d->nready < d->nparams && !broken) {
         return never_ready(d);
     }
+    rdi_ddp_trace_wait(d);
     if (!d->sync && !broken) {
         rdi_ddp_reset_step(d);
         return RONDO_OK;

@@ -57,6 +57,7 @@ struct rondo_ddp {
     rondo_ddp_stats stats;
     uint64_t sent_before; // on `comm` by creation, which does not count as a step's
     uint64_t sent;        // on communicators before
+    uint64_t traced;      // ns, where the last piece of a step ended; 0: there is no trace
 
     // Elastic only.
     bool elastic;
@@ -70,6 +71,11 @@ struct rondo_ddp {
     rondo_ddp_state *states;
     size_t nstates;
 };
+
+// trace.c: at the first gradient of a step, at the call of finish, at its end.
+void rdi_ddp_trace_backward(struct rondo_ddp *d);
+void rdi_ddp_trace_wait(struct rondo_ddp *d);
+void rdi_ddp_trace_end(struct rondo_ddp *d);
 
 // verify.c: the same parameters on all ranks, then rank 0's values everywhere.
 rondo_status rdi_ddp_verify(struct rondo_ddp *d);

@@ -2,6 +2,7 @@
 // The public calls: each makes a request, hands it to the engine, and, in the blocking form, waits for it.
 #include "ring/cuda/gpu.h"
 #include "ring/internal.h"
+#include "ring/record/observe.h"
 #include "ring/reduce.h"
 
 #include <stdio.h>
@@ -35,6 +36,7 @@ static rondo_status collect(struct rondo_request **req) {
     struct rondo_request *r = *req;
     rondo_status s = r->status;
     if (s != RONDO_OK) {
+        rdi_observe_settle(r->comm->engine);
         rdi_set_last_error(r->comm->why);
     }
     rdi_request_free(r);

@@ -13,7 +13,7 @@
 //   thread:  token released while asleep      (so that a caller can drive inline without a hand-off)
 //
 // More ranks than cores: instead of spinning, a waiter gives the processor away (sched_yield) and then sleeps.
-#include "ring/internal.h"
+#include "ring/record/observe.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -142,6 +142,7 @@ void rdi_driver_destroy(struct rdi_driver *d) {
         pthread_join(d->thread, NULL);
     }
     if (d->engine) {
+        rdi_observe_close(d->engine);
         rdi_engine_destroy(d->engine); // ends the watch first, which nudges this driver
     }
     if (d->alive) {

@@ -121,6 +121,7 @@ bool rdi_flow_peek(struct rdi_flow *f, const char **data, uint64_t *len) {
     }
     *data = (const char *)m.data + e->consumed;
     *len = m.len - e->consumed;
+    f->looked = rdi_trace_clock(e->comm);
     return true;
 }
 
@@ -135,7 +136,7 @@ void rdi_flow_consume(struct rdi_flow *f, uint64_t n) {
         e->consumed = 0;
         l->ops->release(l, l->released + 1);
         rdi_count(&e->comm->bytes_received, m.len);
-        rdi_record_message(f, m.len);
+        rdi_record_message(f, m.len, f->looked);
     }
     if (f->done == f->total) {
         pop_flow(e);
@@ -259,13 +260,14 @@ static rondo_status send_one(struct rdi_edge *e) {
         memcpy(to, src, n);
         w->data = to;
     }
+    uint64_t began = rdi_trace_clock(e->comm);
     rondo_status s = put_window(e, e->posted);
     if (s != RONDO_OK) {
         return s;
     }
     e->posted++;
     count_sent(e, (uint32_t)n);
-    rdi_record_message(f, n);
+    rdi_record_message(f, n, began);
     f->sig_done = true;
     f->posted += n;
     if (last) {

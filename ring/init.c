@@ -2,6 +2,7 @@
 // How communicators come and go: bootstrap, split, abort, destroy.
 #include "ring/cuda/gpu.h"
 #include "ring/internal.h"
+#include "ring/record/observe.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -229,6 +230,9 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     }
     if (s == RONDO_OK) {
         s = e->incarnation > 0 ? enter(e, b, &plan, &d, &c) : assemble(e, b, &plan, &d, &c);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_observe_open(c);
     }
     if (s == RONDO_OK && strcmp(options->str[RDI_OPT_PROGRESS], "thread") == 0) {
         s = rdi_driver_start_thread(d);

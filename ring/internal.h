@@ -118,6 +118,7 @@ struct rdi_flow {
     uint64_t total;         // bytes of the stream, > 0
     uint64_t ready, posted; // out only
     uint64_t done;
+    uint64_t looked; // in: when its next bytes were looked at, for a trace
 };
 
 // A message that may have to be sent again after the loss of a path.
@@ -395,11 +396,12 @@ struct rdi_engine {
     _Atomic uint64_t completions; // grows with each completed operation
     _Atomic int active;           // operations submitted and not complete
     struct rdi_recorder recorder;
-    struct rdi_driver *driver; // whoever made the engine; not used by it
-    struct rdi_watch *watch;   // NULL: nobody watches, failures show at the data path only
-    uint64_t watch_seen;       // its news up to here are in
-    bool all_watch;            // every peer that was added has one
-    uint32_t incarnation;      // how often this rank was started again
+    struct rdi_observed *observed; // observe.c's, NULL in the simulator
+    struct rdi_driver *driver;     // whoever made the engine; not used by it
+    struct rdi_watch *watch;       // NULL: nobody watches, failures show at the data path only
+    uint64_t watch_seen;           // its news up to here are in
+    bool all_watch;                // every peer that was added has one
+    uint32_t incarnation;          // how often this rank was started again
 };
 
 // Opens the nets that `names` lists (ops pointers; those that are UNSUPPORTED are left out, with a log line).

@@ -183,6 +183,23 @@ RONDO_API rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_s
 // `cap` bytes including the NUL.
 RONDO_API rondo_status rondo_comm_plan(const rondo_comm *comm, size_t bytes, char *buf, size_t cap);
 
+// ---- Looking in ----------------------------------------------------------------------------------
+//
+// Each rank remembers its last operations (option record), and serves them, with all counters and waits, to
+// rondo-top(1) of the same user on the same host. With option dump it writes them to a file when a communicator
+// fails, before the failing call returns; see rondo(7).
+
+// Writes the rank's state, all communicators, to `path` as JSON: whole or not at all, mode 0600, an existing file
+// is replaced. Any thread; blocks briefly, also while operations hang.
+RONDO_API rondo_status rondo_dump(rondo_comm *comm, const char *path);
+
+// Writes what the rank does from now on, all communicators, to `path`, in Chrome's trace event format: operations,
+// messages, DDP's steps and buckets. One trace at a time: RONDO_ERR_USAGE. stop completes the file, as does the end
+// of the rank's last communicator; rondo-top --merge puts those of several ranks together. An existing file is
+// replaced. Any thread; block briefly.
+RONDO_API rondo_status rondo_trace_start(rondo_comm *comm, const char *path);
+RONDO_API rondo_status rondo_trace_stop(rondo_comm *comm);
+
 // ---- Requests and progress -----------------------------------------------------------------------
 
 // RONDO_OK when complete, RONDO_AGAIN while under way, else the operation's error. A completed request

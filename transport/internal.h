@@ -100,6 +100,9 @@ enum rdi_opt {
     RDI_OPT_CUDA_REACH,       // enum auto memory direct staged
     RDI_OPT_CUDA_BLOCKS,      // int, thread blocks of a reduce kernel
     RDI_OPT_RECORD,           // int, operations that are remembered
+    RDI_OPT_DUMP,             // string: folder or prefix, "" = off
+    RDI_OPT_TRACE,            // string: folder or prefix, "" = off
+    RDI_OPT_METRICS,          // string: port or unix:path, "" = off
     RDI_OPT_DDP_FIRST_BUCKET, // size
     RDI_OPT_DDP_BUCKET,       // size
     RDI_OPT_COUNT

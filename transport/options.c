@@ -105,7 +105,16 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
                              "thread blocks of a reduce kernel: how many multiprocessors a"
                              " collective may take from the computation"},
     [RDI_OPT_RECORD] = {"record", "int", "256", "0..65536",
-                        "operations that the flight recorder remembers for each communicator"},
+                        "operations that the flight recorder remembers for each communicator; 0:"
+                        " none, and rondo-top cannot look in"},
+    [RDI_OPT_DUMP] = {"dump", "string", "", "folder or prefix of files",
+                      "where to write a rank's state as JSON when a communicator fails, and on"
+                      " SIGUSR1 unless the program handles it; empty: nowhere"},
+    [RDI_OPT_TRACE] = {"trace", "string", "", "folder or prefix of files",
+                       "where to write a rank's timeline, for ui.perfetto.dev; empty: nowhere"},
+    [RDI_OPT_METRICS] = {"metrics", "string", "", "a port, or unix:path with %r for the rank",
+                         "counters for Prometheus: on loopback at this port plus the local rank,"
+                         " or at a Unix socket; empty: none"},
     [RDI_OPT_DDP_FIRST_BUCKET] = {"ddp_first_bucket", "size", "1M", "4K..4G",
                                   "size of the gradient bucket that is ready first"},
     [RDI_OPT_DDP_BUCKET] = {"ddp_bucket", "size", "25M", "4K..4G",

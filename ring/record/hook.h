@@ -3,14 +3,18 @@
 #ifndef RDI_RECORD_HOOK_H
 #define RDI_RECORD_HOOK_H
 
-#include "ring/internal.h"
+#include "ring/record/trace.h"
 
-static inline void rdi_record_message(struct rdi_flow *f, uint64_t len) {
+// Message `began` .. now on a flow's edge; `began` of rdi_trace_clock().
+static inline void rdi_record_message(struct rdi_flow *f, uint64_t len, uint64_t began) {
     struct rdi_op_marks *m = &f->req->marks;
     m->last = f->edge->comm->engine->recorder.now;
     m->first = m->first ? m->first : m->last;
     *(f->out ? &m->sent : &m->received) += len;
     m->msgs++;
+    if (began) {
+        rdi_trace_message(f, len, began);
+    }
 }
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A communicator's ring of operations. One writer at a time, the engine's owner; readers check the version
 // before and after (a seqlock whose words are atomics, so that a torn copy is noticed and never undefined).
-#include "ring/internal.h"
+#include "ring/record/trace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +70,7 @@ void rdi_record_close(struct rondo_comm *c) {
 }
 
 void rdi_recorder_free(struct rdi_recorder *k) {
+    free(atomic_load(&k->trace));
     for (struct rdi_record *r = atomic_load(&k->records), *next; r; r = next) {
         next = atomic_load(&r->next);
         free(r);
@@ -111,6 +112,7 @@ void rdi_record_begin(struct rondo_request *r) {
     m->started = r->deadline - r->timeout_ns;
     m->submitted = m->submitted ? m->submitted : m->started;
     m->first = m->last = m->sent = m->received = m->msgs = 0;
+    rdi_trace_op(r, true);
     if (!k) {
         return;
     }
@@ -155,6 +157,7 @@ void rdi_record_end(struct rondo_request *r) {
     struct rdi_record *k = r->comm->record;
     struct rdi_recorder *all = &r->comm->engine->recorder;
     const struct rdi_op_marks *m = &r->marks;
+    rdi_trace_op(r, false);
     if (r->status == RONDO_OK) {
         uint64_t ns = r->finished > m->submitted ? r->finished - m->submitted : 0;
         rdi_count(&all->times[r->kind][time_bucket(ns)], 1);

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// What a step looks like on a timeline. Only what DDP sees: the first gradient tells that backward has begun, so
+// before it lie the optimizer, the data and forward.
+//
+//   finish                first mark                 finish() called        returns
+//     |  optimizer, forward   |        backward            |  wait for gradients |
+#include "ring/record/trace.h"
+#include "ddp/internal.h"
+
+void rdi_ddp_trace_backward(struct rondo_ddp *d) {
+    uint64_t now = rdi_trace_clock(d->comm);
+    rdi_trace_step(d->comm, RDI_STEP_FORWARD, d->stats.steps, d->traced, now);
+    d->traced = now;
+}
+
+void rdi_ddp_trace_wait(struct rondo_ddp *d) {
+    uint64_t now = rdi_trace_clock(d->comm);
+    rdi_trace_step(d->comm, RDI_STEP_BACKWARD, d->stats.steps, d->traced, now);
+    d->traced = now;
+}
+
+void rdi_ddp_trace_end(struct rondo_ddp *d) {
+    uint64_t now = rdi_trace_clock(d->comm);
+    rdi_trace_step(d->comm, RDI_STEP_WAIT, d->stats.steps, d->traced, now);
+    d->traced = now;
+    // Times of buckets in device memory are the device's own; their operations are there.
+    for (size_t b = 0; now && !d->device && b < d->nbuckets; b++) {
+        const struct rdi_bucket *k = &d->buckets[b];
+        rdi_trace_bucket(d->comm, b, k->count * rondo_type_size(k->type), k->launched, k->finished);
+    }
+}

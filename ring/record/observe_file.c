@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+// Files of the recorder: their names, and how they are written so that a reader never sees half of one.
+#include "ring/record/observe.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+rondo_status rdi_observe_prefix(const char *value, char out[RDI_OBSERVE_PATH]) {
+    char cwd[RDI_OBSERVE_PATH] = "";
+    struct stat st;
+    // The program may change its folder later.
+    if (value[0] != '/' && !getcwd(cwd, sizeof cwd)) {
+        return rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot find the working folder of %s",
+                              value);
+    }
+    int n = snprintf(out, RDI_OBSERVE_PATH, "%s%s%s", cwd, cwd[0] ? "/" : "", value);
+    if (n < 0 || n >= RDI_OBSERVE_PATH - 1) {
+        return rdi_fail(RONDO_ERR_INVALID, "the name %.80s... is too long", value);
+    }
+    if (stat(out, &st) == 0 && S_ISDIR(st.st_mode) && out[n - 1] != '/') {
+        out[n] = '/';
+        out[n + 1] = '\0';
+    }
+    char *slash = strrchr(out, '/'), kept = slash[1];
+    slash[1] = '\0';
+    bool usable = access(out, W_OK | X_OK) == 0;
+    int err = errno;
+    slash[1] = kept;
+    return usable ? RONDO_OK
+                  : rdi_fail_errno(RONDO_ERR_INVALID, err,
+                                   "cannot write files %s*: make the folder first", out);
+}
+
+void rdi_observe_name(const struct rdi_observed *o, const char *prefix, const char *what,
+                      char out[RDI_OBSERVE_PATH + 160]) {
+    char host[RDI_HOST_MAX];
+    memcpy(host, o->host, sizeof host);
+    for (char *c = host; *c; c++) {
+        bool plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+                     (*c >= '0' && *c <= '9') || *c == '-' || *c == '_';
+        *c = plain ? *c : '_';
+    }
+    snprintf(out, RDI_OBSERVE_PATH + 160, "%srondo-%s.%s.%d.%d.json", prefix, what, host, o->rank,
+             o->pid);
+}
+
+static bool write_all(int fd, const char *p, size_t n) {
+    while (n > 0) {
+        ssize_t w = write(fd, p, n);
+        if (w < 0 && errno == EINTR) {
+            continue;
+        }
+        if (w <= 0) {
+            errno = w == 0 ? EIO : errno;
+            return false;
+        }
+        p += w;
+        n -= (size_t)w;
+    }
+    return true;
+}
+
+rondo_status rdi_observe_write(const char *path, const struct rdi_text *t) {
+    struct rdi_env env;
+    uint64_t number;
+    rdi_env_system(&env, NULL, NULL);
+    env.random(env.self, &number, sizeof number);
+    size_t cap = strlen(path) + 32;
+    char *temporary = malloc(cap);
+    if (!temporary) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory to write %s", path);
+    }
+    snprintf(temporary, cap, "%s.%016llx.tmp", path, (unsigned long long)number);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    bool ok = fd >= 0 && write_all(fd, t->buf, t->len);
+    int err = errno;
+    if (fd >= 0 && close(fd) != 0 && ok) {
+        err = errno;
+        ok = false;
+    }
+    if (ok && rename(temporary, path) != 0) {
+        err = errno;
+        ok = false;
+    }
+    if (!ok && fd >= 0) {
+        (void)unlink(temporary);
+    }
+    free(temporary);
+    return ok ? RONDO_OK : rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot write %s", path);
+}
