@@ -185,6 +185,7 @@ static void on_news(void *arg) {
     const struct rdi_engine *e = arg;
     if (e->driver) {
         rdi_driver_nudge(e->driver);
+        rdi_observe_news();
     }
 }
 

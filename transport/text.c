@@ -133,7 +133,8 @@ void rdi_json_string(struct rdi_text *t, const char *key, const char *value) {
 
 void rdi_json_u64(struct rdi_text *t, const char *key, uint64_t value) {
     member(t, key);
-    rdi_text_add(t, "%llu", (unsigned long long)value);
+    // Integers of JSON are signed for most readers.
+    rdi_text_add(t, "%llu", (unsigned long long)(value > INT64_MAX ? INT64_MAX : value));
 }
 
 void rdi_json_int(struct rdi_text *t, const char *key, int64_t value) {

@@ -254,7 +254,7 @@ static int launch(struct launch *l) {
     if (job->epfd < 0) {
         rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot open an epoll descriptor");
         exit_code = complain(RUN_EXIT_ERROR);
-    } else if (find_key(l) != RONDO_OK) {
+    } else if (run_folders(&l->o) != RONDO_OK || find_key(l) != RONDO_OK) {
         exit_code = complain(RUN_EXIT_ERROR);
     } else {
         exit_code = run_job(l);

@@ -274,32 +274,6 @@ static bool same_file(int a, int b) {
            x.st_rdev == y.st_rdev;
 }
 
-static rondo_status make_directory(const char *path) {
-    char part[4096];
-    struct stat st;
-    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part) {
-        return rdi_fail(RONDO_ERR_INVALID, "--log-dir: the name is longer than %zu bytes",
-                        sizeof part);
-    }
-    for (char *c = part + 1;; c++) {
-        if (*c == '/' || *c == '\0') {
-            char was = *c;
-            *c = '\0';
-            if (mkdir(part, 0777) != 0 && errno != EEXIST) {
-                return rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "--log-dir: cannot make %s", part);
-            }
-            *c = was;
-            if (was == '\0') {
-                break;
-            }
-        }
-    }
-    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) {
-        return rdi_fail(RONDO_ERR_INVALID, "--log-dir: %s is not a directory", path);
-    }
-    return RONDO_OK;
-}
-
 rondo_status run_output_open(const struct run_options *o, int n, int epfd,
                              struct run_output **result) {
     struct run_output *out = calloc(1, sizeof *out);
@@ -321,7 +295,7 @@ rondo_status run_output_open(const struct run_options *o, int n, int epfd,
     // One queue, so that what came first is seen first.
     out->err = same_file(STDOUT_FILENO, STDERR_FILENO) ? &out->sinks[0] : &out->sinks[1];
 
-    rondo_status s = o->log_dir != NULL ? make_directory(o->log_dir) : RONDO_OK;
+    rondo_status s = o->log_dir != NULL ? run_make_directory("log-dir", o->log_dir) : RONDO_OK;
     if (s != RONDO_OK) {
         run_output_close(out);
         return s;

@@ -26,11 +26,12 @@ enum {
 // ---- Command line -------------------------------------------------------------------------------
 
 struct run_options {
-    int nproc;               // ranks on this node
-    int nnodes, node_rank;   // node_rank -1 = not given
-    const char *master_addr; // NULL = not given
-    int master_port;         // -1 = not given
-    const char *log_dir;     // NULL = lines with prefixes
+    int nproc;                // ranks on this node
+    int nnodes, node_rank;    // node_rank -1 = not given
+    const char *master_addr;  // NULL = not given
+    int master_port;          // -1 = not given
+    const char *log_dir;      // NULL = lines with prefixes
+    const char *dump, *trace; // folders for RONDO_DUMP and RONDO_TRACE; NULL = not given
     bool no_prefix;
     const char *prefix_format;              // NULL = not given
     double timeout, connect_timeout, grace; // seconds; timeout 0 = none
@@ -46,6 +47,10 @@ enum run_parse { RUN_PARSE_OK, RUN_PARSE_EXIT, RUN_PARSE_ERROR };
 // launcher's own options and the ranks' agree. EXIT: help or version was printed. ERROR:
 // rondo_last_error() says why.
 enum run_parse run_options_parse(struct run_options *o, int argc, char **argv);
+// Makes a folder that `option` names, with those above it.
+rondo_status run_make_directory(const char *option, const char *path);
+// Makes the folders of --dump and --trace, and hands them to the ranks.
+rondo_status run_folders(const struct run_options *o);
 // Number of cores that this process may use.
 int run_usable_cores(void);
 

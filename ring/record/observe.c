@@ -21,6 +21,7 @@
 #define STACK_BYTES (256 * 1024)
 #define TRACE_NAP_MS 20
 #define FDS_MAX 256
+#define BORROW_NS UINT64_C(100000000)
 
 static pthread_mutex_t life = PTHREAD_MUTEX_INITIALIZER;
 
@@ -74,6 +75,25 @@ static void write_dumps(void) {
         if (o->dump[0] && (asked || failed)) {
             write_dump(o, failed ? "failure" : "signal");
         }
+    }
+}
+
+// Decides what there is to decide about this rank's communicators; moves no data.
+static void take_news(void) {
+    if (!rdi_observe_has_news()) {
+        return;
+    }
+    for (struct rdi_observed *o = g.list; o; o = o->next) {
+        if (!o->dump[0]) {
+            continue;
+        }
+        pthread_mutex_unlock(&g.lock);
+        uint64_t now = rdi_now(&o->engine->env);
+        if (rdi_driver_lock_until(o->engine->driver, now + BORROW_NS)) {
+            (void)rdi_fault_progress(o->engine, now);
+            rdi_driver_unlock(o->engine->driver);
+        }
+        pthread_mutex_lock(&g.lock);
     }
 }
 
@@ -206,6 +226,7 @@ static void *thread_main(void *arg) {
     pthread_mutex_lock(&g.lock);
     while (!g.stop) {
         let_go();
+        take_news();
         write_dumps();
         drain_traces();
         prepare(s);
@@ -276,6 +297,7 @@ static rondo_status start_thread(void) {
         }
         return rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot start the observer's thread");
     }
+    rdi_observe_wake_by(g.wake);
     g.running = true;
     return RONDO_OK;
 }
@@ -289,7 +311,7 @@ static void stop_thread(void) {
     for (int i = 0; i < 2 * RDI_OBSERVE_CONNS; i++) {
         rdi_observe_conn_close(&g.conns[i]);
     }
-    rdi_observe_signal_give();
+    rdi_observe_wake_off();
     close(g.wake);
     g.running = false;
 }
@@ -348,7 +370,7 @@ static rondo_status join(struct rdi_observed *o) {
     wake_up();
     pthread_mutex_unlock(&g.lock);
     if (o->dump[0]) {
-        rdi_observe_signal_take(g.wake);
+        rdi_observe_signal_take();
         rdi_driver_lock(e->driver);
         e->recorder.notice_arg = o;
         e->recorder.notice = notice;

@@ -46,6 +46,10 @@ void rdi_observe_settle(const struct rdi_engine *e);
 rondo_status rdi_observe_trace_begin(struct rdi_observed *o, const char *path);
 rondo_status rdi_observe_trace_end(struct rdi_observed *o);
 
+// The watch knows something. A rank that computes hears of a failure from nobody, and is the one whose state is
+// wanted most: so the observer looks for it. Any thread, also a signal handler.
+void rdi_observe_news(void);
+
 // ---- Parts ---------------------------------------------------------------------------------------
 
 // observe_state.c. The rank's state as text, in *t, to be freed also after an error.
@@ -88,9 +92,11 @@ void rdi_observe_conn_read(struct rdi_observe_conn *c);
 void rdi_observe_conn_write(struct rdi_observe_conn *c);
 void rdi_observe_conn_close(struct rdi_observe_conn *c);
 
-// observe_signal.c: SIGUSR1 makes `fd` readable, if nobody else wants that signal.
-void rdi_observe_signal_take(int fd);
-void rdi_observe_signal_give(void);
-bool rdi_observe_signalled(void); // since the last call
+// observe_signal.c: what makes `fd` readable.
+void rdi_observe_wake_by(int fd);
+void rdi_observe_wake_off(void);    // afterwards nobody uses it
+void rdi_observe_signal_take(void); // SIGUSR1, if nobody else wants that signal
+bool rdi_observe_signalled(void);   // since the last call
+bool rdi_observe_has_news(void);    // since the last call
 
 #endif

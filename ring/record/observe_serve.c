@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define PATIENCE_NS UINT64_C(2000000000)
+#define ACCEPT_MOST 64 // in one turn
 #define VIEW_RECENT 32 // operations of each communicator that rondo-top is shown
 
 // ---- Coming --------------------------------------------------------------------------------------
@@ -32,21 +33,27 @@ static struct rdi_observe_conn *free_place(struct rdi_observe_conn *conns, bool 
     return NULL;
 }
 
-void rdi_observe_accept(struct rdi_observe_conn *conns, struct rdi_observed *o, bool metrics,
-                        uint64_t now) {
+static bool accept_one(struct rdi_observe_conn *conns, struct rdi_observed *o, bool metrics,
+                       uint64_t now) {
     int fd = accept4(metrics ? o->metrics : o->view, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
-        return;
+        return false;
     }
     // A port on loopback has no owner to ask for: whoever is on this host may read counters there.
     bool unix_socket = !metrics || o->metrics_path[0];
     struct rdi_observe_conn *c = free_place(conns, metrics);
     if (!c || (unix_socket && !may_look(fd))) {
         close(fd);
-        return;
+        return true;
     }
     *c = (struct rdi_observe_conn){
         .fd = fd, .metrics = metrics, .serial = o->serial, .deadline = now + PATIENCE_NS};
+    return true;
+}
+
+void rdi_observe_accept(struct rdi_observe_conn *conns, struct rdi_observed *o, bool metrics,
+                        uint64_t now) {
+    for (int i = 0; i < ACCEPT_MOST && accept_one(conns, o, metrics, now); i++) {}
 }
 
 void rdi_observe_conn_close(struct rdi_observe_conn *c) {
@@ -107,7 +114,7 @@ static void http(struct rdi_observe_conn *c, struct rdi_observed *o) {
 void rdi_observe_answer(struct rdi_observe_conn *c, struct rdi_observed *o) {
     if (c->metrics) {
         http(c, o);
-    } else {
+    } else if (c->in[0] == 't' || c->in[0] == 'd') {
         uint64_t recent = c->in[0] == 'd' ? UINT64_MAX : VIEW_RECENT;
         (void)rdi_observe_text(o, c->in[0] == 'd' ? "call" : "view", recent, &c->out);
     }

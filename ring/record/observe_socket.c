@@ -16,7 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define BACKLOG 16
+#define BACKLOG 256
 
 rondo_status rdi_observe_listen_view(struct rdi_observed *o, const struct rdi_env *env) {
     struct sockaddr_un a = {.sun_family = AF_UNIX};

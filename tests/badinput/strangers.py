@@ -135,8 +135,9 @@ def spoil(job, transport, ranks, many):
         held += pour(lambda port=port: connect(port), rng, kind)
         held += [connect(port) for _ in range(many)]
     for name in unix_listeners(pids):
-        def dial(name=name):
-            s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        view = "rondo-top." in name
+        def dial(name=name, view=view):
+            s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if view else socket.SOCK_SEQPACKET)
             s.settimeout(2)
             s.connect(name)
             return s
