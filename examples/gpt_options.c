@@ -55,6 +55,7 @@ static const struct row table[] = {
     {"resume", TEXT, AT(resume), 0, 0, NULL, "checkpoint to go on from"},
     {"plot", TEXT, AT(plot), 0, 0, NULL, "SVG file for a picture of the loss"},
     {"csv", TEXT, AT(csv), 0, 0, NULL, "file for a line of figures a step"},
+    {"trace", TEXT, AT(trace), 0, 0, NULL, "file for a timeline; of several ranks, FILE.RANK"},
     {"threads", INTEGER, AT(threads), 1, 1024, "1", "threads of the BLAS in each rank"},
     {"bucket", INTEGER, AT(bucket), 4, 1048576, "512",
      "KiB of gradients that are reduced together"},

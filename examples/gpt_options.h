@@ -24,7 +24,7 @@ struct gpt_options {
     // What is shown and kept.
     int64_t eval_every, save_every, sample;
     double temperature;
-    const char *checkpoint, *resume, *plot, *csv; // NULL = none
+    const char *checkpoint, *resume, *plot, *csv, *trace; // NULL = none
     bool live, quiet;
 };
 

@@ -329,8 +329,17 @@ static int stop(struct gpt_run *r) {
                                                                               : r->code;
 }
 
+// The library writes it; it ends with the communicator.
+static bool trace(struct gpt_run *r) {
+    char path[4096];
+    snprintf(path, sizeof path, rondo_comm_size(r->comm) > 1 ? "%s.%d" : "%s", r->o.trace,
+             rondo_comm_rank(r->comm));
+    return gpt_succeeded(r, rondo_trace_start(r->comm, path), "--trace");
+}
+
 static int run(struct gpt_run *r) {
-    if (!gpt_succeeded(r, rondo_init(NULL, &r->comm), "joining the job") || !gpt_set_up(r)) {
+    if (!gpt_succeeded(r, rondo_init(NULL, &r->comm), "joining the job") ||
+        (r->o.trace && !trace(r)) || !gpt_set_up(r)) {
         return r->code;
     }
     catch_signals(on_signal);

@@ -36,6 +36,11 @@ rondo_status rdi_driver_check(const struct rdi_driver *d) {
 
 void rdi_driver_lock(struct rdi_driver *d) { (void)d; }
 
+bool rdi_driver_lock_until(struct rdi_driver *d, uint64_t until) {
+    (void)d, (void)until;
+    return true;
+}
+
 void rdi_driver_unlock(struct rdi_driver *d) { (void)d; }
 
 void rdi_driver_kick(struct rdi_driver *d) { (void)rdi_engine_progress(d->engine, false); }
