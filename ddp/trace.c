@@ -7,22 +7,22 @@
 #include "ring/record/trace.h"
 #include "ddp/internal.h"
 
-void rdi_ddp_trace_backward(struct rondo_ddp *d) {
-    uint64_t now = rdi_trace_clock(d->comm);
-    rdi_trace_step(d->comm, RDI_STEP_FORWARD, d->stats.steps, d->traced, now);
+static uint64_t piece(struct rondo_ddp *d, enum rdi_trace_step step) {
+    // An elastic job that came to its end has no communicator any more.
+    uint64_t now = d->comm ? rdi_trace_clock(d->comm) : 0;
+    if (now) {
+        rdi_trace_step(d->comm, step, d->stats.steps, d->traced, now);
+    }
     d->traced = now;
+    return now;
 }
 
-void rdi_ddp_trace_wait(struct rondo_ddp *d) {
-    uint64_t now = rdi_trace_clock(d->comm);
-    rdi_trace_step(d->comm, RDI_STEP_BACKWARD, d->stats.steps, d->traced, now);
-    d->traced = now;
-}
+void rdi_ddp_trace_backward(struct rondo_ddp *d) { (void)piece(d, RDI_STEP_FORWARD); }
+
+void rdi_ddp_trace_wait(struct rondo_ddp *d) { (void)piece(d, RDI_STEP_BACKWARD); }
 
 void rdi_ddp_trace_end(struct rondo_ddp *d) {
-    uint64_t now = rdi_trace_clock(d->comm);
-    rdi_trace_step(d->comm, RDI_STEP_WAIT, d->stats.steps, d->traced, now);
-    d->traced = now;
+    uint64_t now = piece(d, RDI_STEP_WAIT);
     // Times of buckets in device memory are the device's own; their operations are there.
     for (size_t b = 0; now && !d->device && b < d->nbuckets; b++) {
         const struct rdi_bucket *k = &d->buckets[b];

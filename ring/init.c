@@ -147,7 +147,8 @@ static rondo_status enter(struct rdi_engine *e, struct rdi_bootstrap *b,
     s = s == RONDO_OK ? publish(e, b, plan) : s;
     s = s == RONDO_OK ? rdi_driver_create(e, d) : s;
     s = s == RONDO_OK ? rdi_engine_watch_begin(e, true) : s;
-    return s == RONDO_OK ? rdi_elastic_enter(e, c) : s;
+    s = s == RONDO_OK ? rdi_elastic_enter(e, c) : s;
+    return s == RONDO_OK ? rdi_observe_open(*c) : s;
 }
 
 // The first operation: finds paths that do not work before the job does. A link that cannot be opened fails
@@ -177,6 +178,7 @@ static rondo_status assemble(struct rdi_engine *e, struct rdi_bootstrap *b, stru
         s = publish(e, b, plan);
     }
     s = s == RONDO_OK ? world_comm(e, id, plan, c) : s;
+    s = s == RONDO_OK ? rdi_observe_open(*c) : s; // so that a barrier that hangs can be looked at
     return s == RONDO_OK ? rdi_comm_first_barrier(*c) : s;
 }
 
@@ -231,9 +233,6 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     }
     if (s == RONDO_OK) {
         s = e->incarnation > 0 ? enter(e, b, &plan, &d, &c) : assemble(e, b, &plan, &d, &c);
-    }
-    if (s == RONDO_OK) {
-        s = rdi_observe_open(c);
     }
     if (s == RONDO_OK && strcmp(options->str[RDI_OPT_PROGRESS], "thread") == 0) {
         s = rdi_driver_start_thread(d);

@@ -43,7 +43,7 @@ void rdi_observe_identify(struct rdi_observed *o, const struct rondo_comm *world
     read_boot(o->boot);
     o->rank = job->rank;
     o->size = job->size;
-    o->local_rank = world->local_rank;
+    o->local_rank = job->local_rank >= 0 ? job->local_rank : world->local_rank;
     o->pid = (int)getpid();
 }
 

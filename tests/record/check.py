@@ -40,6 +40,19 @@ def skip(why):
     sys.exit(77)
 
 
+def free_ports(n):
+    """The first of so many in a row, below those that the system gives to others meanwhile."""
+    while True:
+        port = random.randrange(10240, 20000)
+        try:
+            for i in range(n):
+                with socket.socket() as s:
+                    s.bind(("127.0.0.1", port + i))
+            return port
+        except OSError:
+            continue
+
+
 class Job:
     """Ranks under rondo-run; what they say is in a file."""
 
@@ -190,10 +203,10 @@ def test_calls():
 
 def test_options():
     """what an option asks for and cannot be done is an error that says why"""
+    port = free_ports(2)
     taken = socket.socket()
-    taken.bind(("127.0.0.1", 0))
+    taken.bind(("127.0.0.1", port))
     taken.listen()
-    port = taken.getsockname()[1]
     for name, value, words in (
             ("DUMP", "/nowhere/at/all/", ("/nowhere/at/all/", "make the folder")),
             ("TRACE", "/nowhere/at/all/", ("/nowhere/at/all/",)),
@@ -392,7 +405,7 @@ def get(port, path="/metrics"):
 
 def test_metrics():
     """counters for Prometheus, at a port and at a path"""
-    port = random.randrange(10240, 20000)
+    port = free_ports(3)
     job = Job(3, "work", 30, 50000, RONDO_METRICS=port, RONDO_TRANSPORT="tcp")
     job.ready()
     time.sleep(0.5)
