@@ -90,12 +90,12 @@ rondo_status rdi_comm_edge(struct rondo_comm *c, bool out, int peer, unsigned ch
 }
 
 struct rdi_edge *rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
-    int peer = -1;
-    for (int r = 0; r < c->size; r++) {
-        if (c->world[r] == (int)link->id.from) {
-            peer = r;
-            break;
-        }
+    int from = (int)link->id.from, peer = -1;
+    if (from < c->size && c->world[from] == from) {
+        peer = from; // as in the world's own communicator
+    }
+    for (int r = 0; r < c->size && peer < 0; r++) {
+        peer = c->world[r] == from ? r : -1;
     }
     struct rdi_edge *e = peer < 0 ? NULL : find_edge(c, false, peer, link->id.channel);
     if (peer >= 0 && !e) {
@@ -113,28 +113,23 @@ struct rdi_edge *rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
 
 // ---- Life ----------------------------------------------------------------------------------------
 
-static int by_host(const void *a, const void *b) { return memcmp(a, b, 16); }
-
-// How many ranks share a host: with this rank, and at most. Sorted, as there may be thousands.
+// How many ranks share a host: with this rank, and at most.
 static bool count_locals(struct rondo_comm *c) {
-    uint8_t(*hosts)[16] = malloc((size_t)c->size * sizeof *hosts);
-    if (!hosts) {
+    const struct rdi_engine *g = c->engine;
+    uint32_t *ranks = calloc((size_t)g->job.size, sizeof *ranks); // by the lowest rank of a host
+    if (!ranks || !rdi_engine_know_hosts(c->engine)) {
+        free(ranks);
         return false;
     }
-    const uint8_t *mine = c->engine->peers[c->world[c->rank]].host_id;
+    int mine = g->peers[c->world[c->rank]].first;
     for (int r = 0; r < c->size; r++) {
-        memcpy(hosts[r], c->engine->peers[c->world[r]].host_id, 16);
-        bool here = memcmp(hosts[r], mine, 16) == 0;
-        c->local_size += here;
-        c->local_rank += here && r < c->rank;
+        int first = g->peers[c->world[r]].first;
+        c->local_size += first == mine;
+        c->local_rank += first == mine && r < c->rank;
+        ranks[first]++;
+        c->plan.max_local = ranks[first] > c->plan.max_local ? ranks[first] : c->plan.max_local;
     }
-    qsort(hosts, (size_t)c->size, sizeof *hosts, by_host);
-    uint32_t run = 0;
-    for (int r = 0; r < c->size; r++) {
-        run = r > 0 && memcmp(hosts[r], hosts[r - 1], 16) == 0 ? run + 1 : 1;
-        c->plan.max_local = run > c->plan.max_local ? run : c->plan.max_local;
-    }
-    free(hosts);
+    free(ranks);
     return true;
 }
 

@@ -9,6 +9,7 @@
 // link->posted says what the receiver had whole, and everything after it is put again from the window.
 #include "ring/internal.h"
 #include "ring/record/hook.h"
+#include "ring/work.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -257,7 +258,7 @@ static rondo_status send_one(struct rdi_edge *e) {
     }
     if (copy) {
         char *to = e->copies + (size_t)(e->posted % l->slots) * RDI_COPY_MAX;
-        memcpy(to, src, n);
+        rdi_work_copy(f->req, to, src, n);
         w->data = to;
     }
     uint64_t began = rdi_trace_clock(e->comm);

@@ -162,6 +162,21 @@ rondo_status rdi_engine_watch_begin(struct rdi_engine *e, bool threaded) {
     return e->watch ? rdi_watch_begin(e->watch, threaded) : RONDO_OK;
 }
 
+static void free_peer(struct rdi_peer *p) {
+    for (int i = 0; i < RDI_MAX_NETS; i++) {
+        free(p->blob[i]);
+    }
+}
+
+static void free_peers(struct rdi_engine *e) {
+    for (int r = 0; r < e->job.size && !e->peers_lent; r++) {
+        free_peer(&e->peers[r]);
+    }
+    if (!e->peers_lent) {
+        free(e->peers);
+    }
+}
+
 void rdi_engine_destroy(struct rdi_engine *e) {
     if (e->watch) {
         rdi_watch_close(e->watch);
@@ -177,7 +192,7 @@ void rdi_engine_destroy(struct rdi_engine *e) {
     }
     rdi_recorder_free(&e->recorder);
     free(e->orphans);
-    free(e->peers);
+    free_peers(e);
     free(e);
 }
 
@@ -236,7 +251,9 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
             rank, rondo_version());
     }
     struct rdi_peer *peer = &e->peers[rank];
+    free_peer(peer);
     memset(peer, 0, sizeof *peer);
+    e->hosts_known = false;
     peer->net = 255;
     peer->pid = (int)word[1];
     memcpy(peer->host_id, p + 8, 16);
@@ -264,7 +281,12 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
             return rdi_fail(RONDO_ERR_INVALID, "rank %d sent a malformed address record", rank);
         }
         for (unsigned k = 0; k < e->nnets; k++) {
-            if (strcmp(name, e->nets[k]->ops->name) == 0) {
+            if (strcmp(name, e->nets[k]->ops->name) == 0 && n > 0 && !peer->blob[k]) {
+                peer->blob[k] = malloc(n);
+                if (!peer->blob[k]) {
+                    return rdi_fail(RONDO_ERR_NOMEM, "out of memory for the address of rank %d",
+                                    rank);
+                }
                 memcpy(peer->blob[k], p + 12, n);
                 peer->blob_len[k] = (uint16_t)n;
             }
@@ -280,6 +302,51 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
     if (e->watch) {
         rdi_watch_add(e->watch, rank, &watch);
     }
+    return RONDO_OK;
+}
+
+struct on_host {
+    uint8_t id[16];
+    int rank;
+};
+
+static int by_host(const void *a, const void *b) {
+    const struct on_host *x = a, *y = b;
+    int c = memcmp(x->id, y->id, sizeof x->id);
+    return c ? c : (x->rank > y->rank) - (x->rank < y->rank);
+}
+
+// Sorted, as there may be thousands.
+bool rdi_engine_know_hosts(struct rdi_engine *e) {
+    size_t n = (size_t)e->job.size;
+    if (e->hosts_known) {
+        return true;
+    }
+    struct on_host *list = malloc(n * sizeof *list);
+    if (!list) {
+        return false;
+    }
+    for (size_t r = 0; r < n; r++) {
+        memcpy(list[r].id, e->peers[r].host_id, sizeof list[r].id);
+        list[r].rank = (int)r;
+    }
+    qsort(list, n, sizeof *list, by_host);
+    for (size_t i = 0, first = 0; i < n; i++) {
+        first = memcmp(list[i].id, list[first].id, sizeof list[i].id) == 0 ? first : i;
+        e->peers[list[i].rank].first = list[first].rank;
+    }
+    free(list);
+    e->hosts_known = true;
+    return true;
+}
+
+rondo_status rdi_engine_lend_peers(struct rdi_engine *from, struct rdi_engine *to) {
+    if (!rdi_engine_know_hosts(from)) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for the hosts of %d ranks", from->job.size);
+    }
+    free_peers(to);
+    to->peers = from->peers;
+    to->peers_lent = to->hosts_known = true;
     return RONDO_OK;
 }
 

@@ -147,6 +147,21 @@ struct rdi_edge {
     uint64_t lost_since;          // ns; 0 = not lost
 };
 
+// ---- Work ----------------------------------------------------------------------------------------
+
+enum rdi_work_kind {
+    RDI_WORK_COPY,
+    RDI_WORK_REDUCE, // bytes: of each operand after the first
+    RDI_WORK_KINDS
+};
+// What algorithms do to payload, as a simulation wants it: each copy and reduction is told, and may be spared
+// (ring/work.h).
+struct rdi_work {
+    void *self;
+    bool spare; // buffers are addresses only: nothing reads or writes them
+    void (*done)(void *self, enum rdi_work_kind kind, uint64_t bytes);
+};
+
 // ---- Operations ----------------------------------------------------------------------------------
 
 struct rondo_request {
@@ -358,10 +373,11 @@ void rdi_op_report(const struct rondo_request *r, char *buf, size_t cap);
 struct rdi_peer {
     char host[RDI_HOST_MAX];
     uint8_t host_id[16];
+    int first; // the lowest rank of its host; valid once engine->hosts_known
     int pid;
     uint8_t net;                     // index of the net to use; 255 = not chosen yet
     uint16_t blob_len[RDI_MAX_NETS]; // by net, 0 = peer has none
-    uint8_t blob[RDI_MAX_NETS][RDI_BLOB_MAX];
+    uint8_t *blob[RDI_MAX_NETS];     // of just that length, as there may be thousands of peers
 };
 
 struct rdi_orphan { // a link whose communicator does not exist here yet, or no more
@@ -386,7 +402,10 @@ struct rdi_engine {
     struct rdi_net_events events;
     struct rdi_net *nets[RDI_MAX_NETS];
     unsigned nnets;
-    struct rdi_peer *peers; // job.size
+    struct rdi_peer *peers;      // job.size
+    bool hosts_known;            // peers[].first is
+    bool peers_lent;             // they are another engine's
+    const struct rdi_work *work; // NULL: payload is worked on, and nobody counts it
     struct rondo_comm *comms;
     struct rdi_orphan *orphans;
     unsigned norphans, cap_orphans;
@@ -415,6 +434,10 @@ void rdi_engine_destroy(struct rdi_engine *e);
 size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void *buf);
 rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *record, size_t len,
                                  struct rdi_plan *plan);
+// Finds out which peers share a host, after all were added. False: out of memory.
+bool rdi_engine_know_hosts(struct rdi_engine *e);
+// Simulations: this engine looks at another one's peers instead of having added them itself; the other one outlives it.
+rondo_status rdi_engine_lend_peers(struct rdi_engine *from, struct rdi_engine *to);
 // Once: drains the inbox, moves nets and communicators. Returns how many things moved.
 int rdi_engine_progress(struct rdi_engine *e, bool busy);
 // Gives the engine the watch that its record and its peers' records are to name.

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 // broadcast: a binomial tree for small counts (log2(n) hand-overs), a pipelined chain through the ranks for
 // large ones (every rank sends the data once). Both are "receive from a parent, pass on to children".
-#include "ring/internal.h"
-
-#include <string.h>
+#include "ring/work.h"
 
 static rondo_status add(struct rondo_request *r, bool out, int v) {
     int n = r->comm->size;
@@ -13,7 +11,7 @@ static rondo_status add(struct rondo_request *r, bool out, int v) {
 
 static bool is_trivial(struct rondo_request *r) {
     if (r->comm->rank == r->root && r->bytes && r->send != r->recv) {
-        memcpy(r->recv, r->send, r->bytes);
+        rdi_work_copy(r, r->recv, r->send, r->bytes);
     }
     return r->comm->size == 1 || r->bytes == 0;
 }
@@ -78,7 +76,7 @@ static int advance(struct rondo_request *r) {
     int moved = 0;
     while (in->done < in->total && rdi_flow_peek(in, &data, &len)) {
         if (data != r->recv + in->done) {
-            memcpy(r->recv + in->done, data, len);
+            rdi_work_copy(r, r->recv + in->done, data, len);
         }
         rdi_flow_consume(in, len);
         for (unsigned i = 1; i < r->nflows; i++) {

@@ -2,16 +2,13 @@
 // all_reduce for small counts: everybody sends everything to everybody, and everybody folds the ranks'
 // contributions in the order of ranks. One message of latency; n-1 messages a rank; the same bits on all
 // ranks, which are those of order=strict when the fold rounds after every addition.
-#include "ring/internal.h"
-#include "ring/reduce.h"
-
-#include <string.h>
+#include "ring/work.h"
 
 static rondo_status setup(struct rondo_request *r) {
     int n = r->comm->size, me = r->comm->rank;
     if (n == 1 || r->bytes == 0) {
         if (r->send != r->recv && r->bytes) {
-            memcpy(r->recv, r->send, r->bytes);
+            rdi_work_copy(r, r->recv, r->send, r->bytes);
         }
         return RONDO_OK;
     }
@@ -68,10 +65,8 @@ static int advance(struct rondo_request *r) {
         if (len == 0) {
             return moved;
         }
-        rdi_reduce_n(r->recv + at, src, n, len / r->esize, r->type, r->op, r->comm->plan.strict);
-        if (r->op == RONDO_AVG) {
-            rdi_divide(r->recv + at, len / r->esize, r->type, n);
-        }
+        rdi_work_reduce_n(r, r->recv + at, src, n, len);
+        rdi_work_average(r, r->recv + at, len);
         for (unsigned i = 0; i < n - 1; i++) {
             rdi_flow_consume(&in[i], len);
         }

@@ -11,10 +11,7 @@
 //     1 <-> 3     4 <-> 5                    distance 1 among {1, 3, 4, 5}
 //     1 <-> 4     3 <-> 5                    distance 2
 //     0 <- 1      2 <- 3                     result back
-#include "ring/internal.h"
-#include "ring/reduce.h"
-
-#include <string.h>
+#include "ring/work.h"
 
 enum { FOLD, RESULT, TOKEN }; // a flow's index: what is done with what arrives
 enum { S_FOLDS, S_FINISHED }; // req->state: folds that are left, AVG's division done
@@ -49,7 +46,7 @@ static void send_copies(struct rondo_request *r) {
 static rondo_status doubling_setup(struct rondo_request *r) {
     int n = r->comm->size, me = r->comm->rank;
     if (r->bytes && r->recv != r->send) {
-        memcpy(r->recv, r->send, r->bytes);
+        rdi_work_copy(r, r->recv, r->send, r->bytes);
     }
     if (n == 1 || r->bytes == 0) {
         return RONDO_OK;
@@ -128,15 +125,15 @@ static void apply(struct rondo_request *r, const struct rdi_flow *f, const char 
                   uint64_t len) {
     char *to = r->recv + f->done;
     if (f->index == FOLD) {
-        rdi_reduce2(to, to, data, len / r->esize, r->type, r->op);
+        rdi_work_reduce2(r, to, to, data, len);
     } else if (f->index == RESULT) {
-        memcpy(to, data, len);
+        rdi_work_copy(r, to, data, len);
     }
 }
 
 static void finish_folds(struct rondo_request *r) {
-    if (r->op == RONDO_AVG && r->kind == RDI_ALL_REDUCE) {
-        rdi_divide(r->recv, r->count, r->type, (uint64_t)r->comm->size);
+    if (r->kind == RDI_ALL_REDUCE) {
+        rdi_work_average(r, r->recv, r->bytes);
     }
     r->state[S_FINISHED] = 1;
 }

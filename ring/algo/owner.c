@@ -9,10 +9,7 @@
 //
 // Segments of n * plan.block bytes keep what was folded in the cache until it is sent on. A part of block p
 // may be overwritten by its sum without waiting: rank p had our part before it could make the sum.
-#include "ring/internal.h"
-#include "ring/reduce.h"
-
-#include <string.h>
+#include "ring/work.h"
 
 enum { S_SEGS, S_FOLDED }; // indexes of req->state; FOLDED: bytes of the own blocks that are folded
 
@@ -78,7 +75,7 @@ static rondo_status setup(struct rondo_request *r) {
     int n = r->comm->size, me = r->comm->rank;
     if (n == 1 || r->bytes == 0) {
         if (r->send != r->recv && r->bytes) {
-            memcpy(r->recv, r->send, r->bytes);
+            rdi_work_copy(r, r->recv, r->send, r->bytes);
         }
         return RONDO_OK;
     }
@@ -158,7 +155,7 @@ static int take_sums(struct rondo_request *r) {
             char *to = r->recv + p.g.base + start(&p.g, (uint64_t)f->index) + p.within;
             len = min64(len, p.left);
             if (data != to) {
-                memcpy(to, data, len);
+                rdi_work_copy(r, to, data, len);
             }
             rdi_flow_consume(f, len);
             moved++;
@@ -194,10 +191,8 @@ static bool fold(struct rondo_request *r) {
     uint64_t at = p.g.base + start(&p.g, me) + p.within;
     char *to = gathers(r) ? r->recv + at : r->recv + p.within;
     src[me] = r->send + at;
-    rdi_reduce_n(to, src, (unsigned)n, len / r->esize, r->type, r->op, r->comm->plan.strict);
-    if (r->op == RONDO_AVG) {
-        rdi_divide(to, len / r->esize, r->type, n);
-    }
+    rdi_work_reduce_n(r, to, src, (unsigned)n, len);
+    rdi_work_average(r, to, len);
     for (unsigned i = 0; i < r->nflows; i++) {
         if (!r->flows[i].out) {
             rdi_flow_consume(&r->flows[i], len);

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 // all_to_all and send/recv: plain transfers between pairs, all at once.
-#include "ring/internal.h"
-
-#include <string.h>
+#include "ring/work.h"
 
 static rondo_status all_to_all_setup(struct rondo_request *r) {
     int n = r->comm->size, me = r->comm->rank;
@@ -10,7 +8,7 @@ static rondo_status all_to_all_setup(struct rondo_request *r) {
     if (r->bytes == 0) {
         return RONDO_OK;
     }
-    memcpy(r->recv + own, r->send + own, r->bytes);
+    rdi_work_copy(r, r->recv + own, r->send + own, r->bytes);
     rondo_status s = rdi_flow_reserve(r, 2 * (unsigned)n);
     // Each rank begins with another peer, so that nobody is everybody's first.
     for (int d = 1; d < n && s == RONDO_OK; d++) {
@@ -52,7 +50,7 @@ static int advance(struct rondo_request *r) {
         while (!f->out && f->done < f->total && rdi_flow_peek(f, &data, &len)) {
             char *to = r->recv + (uint64_t)f->index * r->bytes + f->done;
             if (r->bytes && data != to) {
-                memcpy(to, data, len);
+                rdi_work_copy(r, to, data, len);
             }
             rdi_flow_consume(f, len);
             moved++;

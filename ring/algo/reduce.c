@@ -6,11 +6,9 @@
 //   chain, n = 4, root 1:      0 --> 1 --> 2 --> 3 --result--> 1
 //
 // Partial sums of ranks that are not root live in a window of WINDOW bytes that is used round and round.
-#include "ring/reduce.h"
-#include "ring/internal.h"
+#include "ring/work.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #define WINDOW UINT64_C(4194304)
 enum { CHILD, RESULT };     // a flow's index
@@ -26,7 +24,7 @@ static rondo_status begin(struct rondo_request *r, bool *trivial) {
     *trivial = r->comm->size == 1 || r->bytes == 0;
     if (*trivial) {
         if (r->bytes && r->recv != r->send) {
-            memcpy(r->recv, r->send, r->bytes);
+            rdi_work_copy(r, r->recv, r->send, r->bytes);
         }
         return RONDO_OK;
     }
@@ -137,10 +135,10 @@ static bool fold_piece(struct rondo_request *r, unsigned i) {
     if (len == 0 || (r->scratch && out && f->done + len > out->done + window(r))) {
         return false;
     }
-    rdi_reduce2(to, data, i == 0 ? r->send + f->done : to, len / r->esize, r->type, r->op);
+    rdi_work_reduce2(r, to, data, i == 0 ? r->send + f->done : to, len);
     bool last = i + 1 == r->state[S_CHILDREN];
-    if (last && r->op == RONDO_AVG && ends_sum(r)) {
-        rdi_divide(to, len / r->esize, r->type, (uint64_t)r->comm->size);
+    if (last && ends_sum(r)) {
+        rdi_work_average(r, to, len);
     }
     rdi_flow_consume(f, len);
     if (last && out) {
@@ -157,7 +155,7 @@ static int take_result(struct rondo_request *r) {
     int moved = 0;
     while (!f->out && f->index == RESULT && f->done < f->total && rdi_flow_peek(f, &data, &len)) {
         if (data != r->recv + f->done) {
-            memcpy(r->recv + f->done, data, len);
+            rdi_work_copy(r, r->recv + f->done, data, len);
         }
         rdi_flow_consume(f, len);
         moved++;

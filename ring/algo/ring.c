@@ -21,11 +21,9 @@
 // Data larger than n * plan.block goes in segments, one after the other in the same streams, so that what is
 // reduced is passed on while it is still in the cache. Overwriting is safe without waiting: a result for a
 // block can only arrive after everybody, also our right neighbour, has consumed our part of it.
-#include "ring/internal.h"
-#include "ring/reduce.h"
+#include "ring/work.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 enum { S_BLOCK, S_SEGS, S_STEPS, S_FULL }; // indexes of req->state
 
@@ -154,7 +152,7 @@ static rondo_status ar_setup(struct rondo_request *r) {
     uint64_t n = (uint64_t)r->comm->size, seg = n * r->comm->plan.block;
     if (n == 1 || r->bytes == 0) {
         if (r->send != r->recv && r->bytes) {
-            memcpy(r->recv, r->send, r->bytes);
+            rdi_work_copy(r, r->recv, r->send, r->bytes);
         }
         return RONDO_OK;
     }
@@ -192,12 +190,12 @@ static int ar_advance(struct rondo_request *r) {
         len = min64(len, p.left);
         if (p.step >= n - 1) {
             if (data != r->recv + at) {
-                memcpy(r->recv + at, data, len);
+                rdi_work_copy(r, r->recv + at, data, len);
             }
         } else {
-            rdi_reduce2(r->recv + at, data, r->send + at, len / r->esize, r->type, r->op);
-            if (p.step == n - 2 && r->op == RONDO_AVG) {
-                rdi_divide(r->recv + at, len / r->esize, r->type, n);
+            rdi_work_reduce2(r, r->recv + at, data, r->send + at, len);
+            if (p.step == n - 2) {
+                rdi_work_average(r, r->recv + at, len);
             }
         }
         rdi_flow_consume(in, len);
@@ -220,7 +218,7 @@ static rondo_status ag_setup(struct rondo_request *r) {
     uint64_t n = (uint64_t)r->comm->size;
     char *own = r->recv + (uint64_t)r->comm->rank * r->bytes;
     if (r->bytes && r->send != own) {
-        memmove(own, r->send, r->bytes);
+        rdi_work_copy(r, own, r->send, r->bytes);
     }
     if (n == 1 || r->bytes == 0) {
         return RONDO_OK;
@@ -257,7 +255,7 @@ static int ag_advance(struct rondo_request *r) {
         char *to = r->recv + offset_of(r, &p);
         len = min64(len, p.left);
         if (data != to) {
-            memcpy(to, data, len);
+            rdi_work_copy(r, to, data, len);
         }
         rdi_flow_consume(in, len);
         raise_ready(r);
@@ -282,7 +280,7 @@ static rondo_status rs_setup(struct rondo_request *r) {
     uint64_t n = (uint64_t)r->comm->size, block = min64(r->comm->plan.block, r->bytes);
     if (n == 1 || r->bytes == 0) {
         if (r->send != r->recv && r->bytes) {
-            memcpy(r->recv, r->send, r->bytes);
+            rdi_work_copy(r, r->recv, r->send, r->bytes);
         }
         return RONDO_OK;
     }
@@ -336,9 +334,9 @@ static int rs_advance(struct rondo_request *r) {
             break;
         }
         char *to = last ? r->recv + p.g.base + p.within : rs_scratch(r, &p, p.step);
-        rdi_reduce2(to, data, r->send + offset_of(r, &p), len / r->esize, r->type, r->op);
-        if (last && r->op == RONDO_AVG) {
-            rdi_divide(to, len / r->esize, r->type, n);
+        rdi_work_reduce2(r, to, data, r->send + offset_of(r, &p), len);
+        if (last) {
+            rdi_work_average(r, to, len);
         }
         rdi_flow_consume(in, len);
         raise_ready(r);

@@ -265,8 +265,10 @@ static void begin(uint8_t how) {
     for (int r = 0; r < RANKS; r++) {
         struct rdi_peer *p = &engine->peers[r];
         p->net = 0;
-        p->blob_len[0] = 1;
+        p->blob[0] = malloc(1);
+        MUST(p->blob[0] != NULL);
         p->blob[0][0] = 'f';
+        p->blob_len[0] = 1;
         p->host_id[0] = (uint8_t)(how & 32 ? 1 : r);
     }
     MUST(rdi_comm_create(engine, 7, ME, RANKS, world, &plan, &comms[0]) == RONDO_OK);
