@@ -176,6 +176,9 @@ typedef struct rondo_comm_stats {
     uint64_t resets;           // paths that were lost and replaced
     uint64_t sleeps;           // times that a thread of this rank slept while it waited
     uint64_t bytes_sent_verbs; // share of bytes_sent that went through RDMA
+    // Connections to this rank that were dropped because they did not prove the job's key; of all of the rank's
+    // communicators together. The store's are not among them.
+    uint64_t strangers;
 } rondo_comm_stats;
 RONDO_API rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out);
 

@@ -297,7 +297,8 @@ struct rdi_net {
     struct rdi_net_params params;
     struct rdi_net_attr attr;
     uint64_t bytes_sent, bytes_received, messages_sent; // payload
-    uint64_t strangers; // connections dropped because they did not prove the job's key
+    _Atomic uint64_t
+        strangers; // connections dropped because they did not prove the job's key; any thread reads
 };
 
 // The contract of a transport. All functions are called by the one thread that owns the engine at that time

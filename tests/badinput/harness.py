@@ -254,15 +254,16 @@ def listening_ports(pids):
     return sorted({port for state, port, inode in tcp_sockets() if state == LISTEN and inode in inodes})
 
 
-def unix_listeners(pids):
-    """Addresses of Unix sockets that these processes listen on, as connect() takes them."""
+def unix_listeners(pids, kind=socket.SOCK_SEQPACKET):
+    """Addresses of Unix sockets that these processes listen on, as connect() takes them. SOCK_SEQPACKET: those of
+    shared memory; SOCK_STREAM: the observer's."""
     inodes = socket_inodes(pids)
     found = []
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as f:
         for line in f.readlines()[1:]:
             fields = line.split()
             listens = int(fields[3], 16) & 0x10000
-            if len(fields) == 8 and listens and fields[6] in inodes:
+            if len(fields) == 8 and listens and int(fields[4], 16) == kind and fields[6] in inodes:
                 found.append("\0" + fields[7][1:] if fields[7][0] == "@" else fields[7])
     return found
 

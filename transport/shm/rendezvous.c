@@ -19,20 +19,60 @@
 #define STRANGER_NS (10000 * MS) // for a connection to prove that it belongs to the job
 #define GONE_NS (1000 * MS)      // of refused attempts, until the peer counts as gone
 #define PACKETS_AT_ONCE 16
+#define HALF_OPEN_MAX 256 // connections that have proved nothing; the oldest gives way to a new one
+#define LOG_EVERY (1000 * MS)
 
 static uint64_t now_of(const struct shm_link *l) { return rdi_now(&l->net->base.params.env); }
 
 // ---- Ending early --------------------------------------------------------------------------------
 
+// Counts somebody who has no business here; one log line in a second, however many come.
+static void note_stranger(struct shm_net *net, const char *who, const char *why) {
+    net->base.strangers++;
+    net->strangers_unlogged++;
+    uint64_t now = rdi_now(&net->base.params.env);
+    if (net->stranger_logged == 0 || now - net->stranger_logged >= LOG_EVERY) {
+        rdi_log(&net->base.params.env, RONDO_LOG_WARN,
+                "shm: dropped a connection of %s that did not prove this job's key: %s (%llu since "
+                "the last such line)",
+                who, why, (unsigned long long)net->strangers_unlogged);
+        net->stranger_logged = now;
+        net->strangers_unlogged = 0;
+    }
+}
+
+static bool has_proved(const struct shm_link *l) {
+    return l->hs == NULL || l->hs->state == RDI_HS_NEED_REPLY || l->hs->state == RDI_HS_DONE ||
+           l->refused;
+}
+
 // Receiver: the engine has not heard of this link, so there is nobody to tell but the log.
 static void drop(struct shm_link *l, const char *why) {
-    bool proved = l->hs == NULL || l->hs->state == RDI_HS_NEED_REPLY ||
-                  l->hs->state == RDI_HS_DONE || l->refused;
-    l->net->base.strangers += !proved;
-    rdi_log(&l->net->base.params.env, RONDO_LOG_WARN,
-            "shm: dropped a connection of process %d%s: %s", (int)l->cred_pid,
-            proved ? "" : ", which had not proved to belong to this job", why);
+    char who[48];
+    snprintf(who, sizeof who, "process %d", (int)l->cred_pid);
+    if (has_proved(l)) {
+        rdi_log(&l->net->base.params.env, RONDO_LOG_WARN, "shm: dropped a connection of %s: %s",
+                who, why);
+    } else {
+        note_stranger(l->net, who, why);
+    }
     shm_link_free(l);
+}
+
+// Whatever comes, only so many descriptors are spent on connections that may be nobody's.
+static void make_room(struct shm_net *net) {
+    struct shm_link *oldest = NULL;
+    unsigned n = 0;
+    for (size_t i = 0; i < net->n_links; i++) {
+        struct shm_link *l = net->links[i];
+        if (l != NULL && !l->base.sender && l->phase == SHM_SHAKE && !has_proved(l)) {
+            oldest = oldest == NULL || l->deadline < oldest->deadline ? l : oldest;
+            n++;
+        }
+    }
+    if (n >= HALF_OPEN_MAX) {
+        drop(oldest, "too many connections at once");
+    }
 }
 
 // Sender: back to the start, to try again.
@@ -265,12 +305,11 @@ void shm_accept_all(struct shm_net *net) {
         }
         int32_t pid = 0;
         if (!shm_same_user(fd, &pid)) {
-            net->base.strangers++;
-            rdi_log(&net->base.params.env, RONDO_LOG_WARN,
-                    "shm: dropped a connection from another user");
+            note_stranger(net, "another user", "only this job's own user may connect");
             close(fd);
             continue;
         }
+        make_room(net);
         struct shm_link *l = shm_link_new(net, false);
         struct rdi_hs *hs = malloc(sizeof *hs);
         if (l == NULL || hs == NULL || shm_watch(net, fd, &l->source) != 0) {

@@ -335,7 +335,7 @@ static int look_around(struct rdi_verbs_net *n) {
         moved += rdi_verbs_async(n);
     }
     moved += n->inner->ops->progress(n->inner, false);
-    n->base.strangers = n->inner->strangers;
+    n->base.strangers = (uint64_t)n->inner->strangers;
     for (unsigned i = 0; i < n->nrails; i++) {
         rdi_verbs_mr_sweep(&n->rails[i]);
     }

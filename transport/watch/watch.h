@@ -87,6 +87,8 @@ bool rdi_watch_heard(struct rdi_watch *w, int rank, uint64_t since);
 // itself lost. Final. `why` receives the text.
 rondo_status rdi_watch_state(struct rdi_watch *w, char why[RDI_ERROR_TEXT]);
 
+// Connections to the watch that were dropped because they did not prove the job's key.
+uint64_t rdi_watch_strangers(const struct rdi_watch *w);
 // Whether it said good-bye.
 bool rdi_watch_has_left(struct rdi_watch *w, int rank);
 // A data path to that rank failed: look at it now.
