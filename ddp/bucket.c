@@ -92,6 +92,22 @@ rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t 
     return RONDO_OK;
 }
 
+bool rdi_bucket_order(const uint64_t *from, size_t n, size_t *order) {
+    for (size_t i = 0; i < n; i++) {
+        order[i] = SIZE_MAX;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (from[i] >= n || order[from[i]] != SIZE_MAX) {
+            return false;
+        }
+        order[from[i]] = 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        order[i] = (size_t)from[i];
+    }
+    return true;
+}
+
 rondo_status rdi_bucket_alloc(struct rondo_ddp *d, struct rdi_bucket *b, size_t n) {
     rondo_status s = RONDO_OK;
     for (size_t i = 0; i < n && s == RONDO_OK; i++) {

@@ -345,8 +345,8 @@ static rondo_status spread_order(struct rondo_ddp *d, size_t *order) {
         list[i] = d->order[i];
     }
     rondo_status s = rondo_broadcast(list, list, d->nparams, RONDO_U64, 0, d->comm);
-    for (size_t i = 0; i < d->nparams; i++) {
-        order[i] = (size_t)list[i];
+    if (s == RONDO_OK && !rdi_bucket_order(list, d->nparams, order)) {
+        s = rdi_fail(RONDO_ERR_INTERNAL, "the order of parameters that rank 0 sent is none");
     }
     free(list);
     return s;

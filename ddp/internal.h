@@ -33,6 +33,8 @@ struct rdi_bucket {
 rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t *order,
                                size_t first, size_t cap, struct rdi_bucket **buckets,
                                size_t *nbuckets);
+// Whether what a peer sent is an order of n parameters, each of them once; then it is in `order`.
+bool rdi_bucket_order(const uint64_t *from, size_t n, size_t *order);
 rondo_status rdi_bucket_alloc(struct rondo_ddp *d, struct rdi_bucket *b, size_t n);
 void rdi_bucket_free(struct rondo_ddp *d, struct rdi_bucket *b, size_t n);
 

@@ -113,29 +113,13 @@ static rondo_status exchange(struct rondo_ddp *d, const struct hello *all, int r
     return s == RONDO_OK ? w : s;
 }
 
-static bool is_permutation(const uint64_t *order, size_t n, size_t *out) {
-    for (size_t i = 0; i < n; i++) {
-        out[i] = SIZE_MAX;
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (order[i] >= n || out[order[i]] != SIZE_MAX) {
-            return false;
-        }
-        out[order[i]] = 0;
-    }
-    for (size_t i = 0; i < n; i++) {
-        out[i] = (size_t)order[i];
-    }
-    return true;
-}
-
 // This rank takes over what it was sent.
 static rondo_status adopt(struct rondo_ddp *d, const struct hello *from, const uint64_t *order) {
     size_t *list = malloc((d->nparams + 1) * sizeof *list);
     rondo_status s = RONDO_OK;
     if (!list) {
         s = rdi_fail(RONDO_ERR_NOMEM, "out of memory for the order of %zu parameters", d->nparams);
-    } else if (!is_permutation(order, d->nparams, list)) {
+    } else if (!rdi_bucket_order(order, d->nparams, list)) {
         s = rdi_fail(RONDO_ERR_INTERNAL, "the order of parameters that a peer sent is none");
     } else {
         s = rdi_ddp_relayout(d, list);

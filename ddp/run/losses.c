@@ -56,7 +56,7 @@ static void told(void *arg, const char *key, const void *value, size_t len) {
     }
     len = len < sizeof text ? len : sizeof text - 1;
     memcpy(text, value, len);
-    text[len] = '\0';
+    rdi_printable(text, len + 1);
     pthread_mutex_lock(&nodes->lock);
     // Nobody has lost anything before the plan was made.
     if (nodes->ranks != NULL && strcmp(what, "lost") == 0) {

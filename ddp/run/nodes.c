@@ -40,7 +40,7 @@ rondo_status run_nodes_get(struct rdi_store *store, const char *name, int node, 
     *text = malloc(len + 1);
     if (*text != NULL) {
         memcpy(*text, value, len);
-        (*text)[len] = '\0';
+        rdi_printable(*text, len + 1);
     }
     free(value);
     return *text != NULL ? RONDO_OK
@@ -77,8 +77,7 @@ static bool is_closing(struct run_nodes *nodes) {
     return closing;
 }
 
-// Returns the number of a node that is gone, else 0.
-static int read_mail(const char *text, struct run_news *news) {
+int run_nodes_read_mail(const char *text, struct run_news *news) {
     int skip = 0, gone = 0;
     if (strcmp(text, "done") == 0) {
         news->kind = RUN_NEWS_DONE;
@@ -115,7 +114,7 @@ static void *wait_for_mail(void *arg) {
         snprintf(news.text, sizeof news.text, "lost the launcher of node 0: %s",
                  rondo_last_error());
     } else {
-        gone = read_mail(text, &news);
+        gone = run_nodes_read_mail(text, &news);
         free(text);
     }
     put_news(nodes, &news);

@@ -49,6 +49,9 @@ rondo_status run_losses_open(struct run_nodes *nodes, struct rdi_store_server *s
 // Elastic, the other nodes: should this launcher be killed, node 0 shall hear of it.
 rondo_status run_losses_will(struct run_nodes *nodes);
 
+// What a letter from another node says. Returns the number of a node that is gone, else 0.
+int run_nodes_read_mail(const char *text, struct run_news *news);
+
 // Introduces this launcher, and makes (node 0) or follows the plan.
 rondo_status run_nodes_meet(struct run_nodes *nodes, const struct rdi_env *env);
 

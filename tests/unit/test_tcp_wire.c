@@ -26,7 +26,7 @@ static const struct rdi_tcp_frame data = {.type = RDI_TCP_DATA,
 static const struct rdi_tcp_frame ack = {.type = RDI_TCP_ACK, .epoch = 3, .seq = 20, .tag = 18};
 static const struct rdi_tcp_frame ctrl = {
     .type = RDI_TCP_CTRL, .epoch = 3, .len = RDI_CTRL_MAX, .aux = 0xdeadbeef};
-static const struct rdi_tcp_frame bye = {.type = RDI_TCP_BYE, .epoch = 3, .seq = 99};
+static const struct rdi_tcp_frame bye = {.type = RDI_TCP_BYE, .epoch = 3, .seq = 10};
 // The receiver's good-bye is its last acknowledgement, too.
 static const struct rdi_tcp_frame last = {.type = RDI_TCP_BYE, .epoch = 3, .seq = 20, .tag = 20};
 
@@ -104,6 +104,7 @@ static void test_frames_out_of_bounds(void **state) {
     REJECTED(bye, from_sender, f.len = 1);
     REJECTED(bye, from_sender, f.epoch = 2);
     REJECTED(bye, from_sender, f.tag = 1);
+    REJECTED(bye, from_sender, f.seq = 11);
     REJECTED(last, from_receiver, f.seq = 21);
     REJECTED(last, from_receiver, f.tag = 21);
     REJECTED(last, from_receiver, f.aux = 1);
