@@ -6,11 +6,26 @@
 #include "fuzz.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <string.h>
 
 #define INPUT_MAX 65536
 
 static unsigned long runs, alterations;
+static const char *doing = "";
+static const uint8_t *input;
+static size_t input_size;
+
+// Which input it was, in full: it may be none of the files.
+static void tell(int signal_number) {
+    dprintf(2, "run %lu, %s; the input, %zu bytes:", runs, doing, input_size);
+    for (size_t i = 0; i < input_size && i < 2048; i++) {
+        dprintf(2, "%s%02x", i % 32 == 0 ? "\n  " : "", input[i]);
+    }
+    dprintf(2, "\n");
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
 
 static void give(const uint8_t *data, size_t size) {
     uint8_t *copy = malloc(size > 0 ? size : 1);
@@ -18,6 +33,8 @@ static void give(const uint8_t *data, size_t size) {
     if (size > 0) {
         memcpy(copy, data, size);
     }
+    input = copy;
+    input_size = size;
     LLVMFuzzerTestOneInput(copy, size);
     free(copy);
     runs++;
@@ -77,6 +94,7 @@ static int replay_folder(const char *folder) {
         if (f != NULL) {
             size_t size = fread(data, 1, sizeof data, f);
             fclose(f);
+            doing = path;
             replay(data, size);
             files++;
         }
@@ -87,6 +105,7 @@ static int replay_folder(const char *folder) {
 
 int main(int argc, char **argv) {
     int files = 0;
+    signal(SIGABRT, tell);
     alterations = argc > 1 ? strtoul(argv[1], NULL, 10) : 0;
     for (int i = 2; i < argc; i++) {
         files += replay_folder(argv[i]);

@@ -202,7 +202,10 @@ static rondo_status unpack(struct rdi_bootstrap *b, const struct rdi_exchange *x
         char copy[RDI_ERROR_TEXT] = "";
         memcpy(copy, text, text_len < sizeof copy ? text_len : sizeof copy - 1);
         rdi_printable(copy, sizeof copy);
-        return rdi_fail(failure, "%s", copy);
+        return copy[0] != '\0'
+                   ? rdi_fail(failure, "%s", copy)
+                   : rdi_fail(failure, "rank 0 published a failure in '%s', but no reason",
+                              x->name);
     }
     for (int r = 0; r < b->size; r++) {
         all[r] = malloc(lens[r] > 0 ? lens[r] : 1);
