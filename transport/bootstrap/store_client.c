@@ -283,6 +283,13 @@ static rondo_status broken(struct rdi_store *st, rondo_status status, const char
             " or the launcher) has ended or given up",
             st->where, doing);
     }
+    if (err == ETIMEDOUT || err == EHOSTUNREACH || err == ENETUNREACH) {
+        return rdi_fail_errno(
+            status, err,
+            "the store at %s acknowledges nothing any more, noticed while %s: the host"
+            " of the process that serves it (rank 0 or the launcher) is gone or cut off",
+            st->where, doing);
+    }
     return rdi_fail_errno(status, err, "the connection to the store at %s broke while %s",
                           st->where, doing);
 }
