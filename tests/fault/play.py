@@ -52,6 +52,7 @@ class Player:
     def environment(self):
         if self.trial.transport != "verbs":
             return {}
+        (self.job.folder / "fabric").mkdir(mode=0o700)   # where a fault may be set before there is a device
         return {"LD_LIBRARY_PATH": self.fake, "FAKE_VERBS_DIR": str(self.job.folder / "fabric"),
                 "FAKE_VERBS_SOURCE_STRICT": "0", "FAKE_VERBS_DEVICES": "1"}
 
@@ -60,7 +61,7 @@ class Player:
         words = ["--options", t.options(), "--async", t.in_flight]
         for count in t.counts:
             words += ["--count", count]
-        words += ["--shared"] * t.shared + ["--ddp"] * (t.phase == "ddp") + ["--hold"] * (t.kind == "path")
+        words += ["--shared"] * t.shared + ["--ddp"] * (t.phase in ("ddp", "elastic")) + ["--elastic"] * (t.phase == "elastic") + ["--hold"] * (t.kind == "path")
         self.job.start(rank, words, {"FAKE_VERBS_HOST": str(t.host_of(rank) + 1)})
 
     def ranks(self, which):
@@ -144,7 +145,7 @@ class Player:
             group.ranks = [r for r in group.ranks if r in job.ranks]
 
             def through(r, group=group):
-                works = r.last("works", "failed")
+                works = r.last("works", "failed", "retry")
                 fine = works and works["event"] == "works" and works["t"] > self.outcome.strike
                 # While ranks meet some may have a communicator already, and those that have none leave.
                 left = [x for x in group.members if x not in job.ranks or t.phase in MEETING and job.over(job.ranks[x])]

@@ -144,7 +144,8 @@ static void live(struct job *j) {
             aborts = false;
             pthread_join(thread, NULL);
         }
-        on = s != RONDO_OK && shrink(j);
+        // An elastic ddp object has shrunk as long as it could.
+        on = s != RONDO_OK && !j->wish.elastic && shrink(j);
     }
 }
 

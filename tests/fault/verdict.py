@@ -53,6 +53,8 @@ def return_after(r, strike, group):
     for e in r.events:
         if e["t"] < strike:
             continue
+        if e["event"] == "retry" and e["size"] == len(group.members):
+            return e
         hit = e["event"] == "failed" and (e["status"] != "RONDO_ERR_PEER" or
                                           set(e.get("failed") or group.culprits) & set(group.culprits))
         whole = len(group.members) if group.culprits else 1   # a path takes nobody away
@@ -66,6 +68,8 @@ def limit_of(t, e, group):
     meeting = e.get("call") == "init"
     if meeting and (t.kind in ("stop", "path") or e["status"] == "RONDO_ERR_TIMEOUT"):
         return max(CONNECT_TIMEOUT + STORE_GRACE + 1000, LIMITS[t.kind])
+    if t.phase == "elastic":
+        return LIMITS[t.kind] + 3000   # it returns when there is a new communicator
     if t.kind == "path" and t.phase == "shrink":
         return OP_TIMEOUT + 2000   # it tries again until its deadline, as the path may come back
     return LIMITS[t.kind]
@@ -111,8 +115,11 @@ def check_failure(v, r, e, group):
     lost = group.culprits if e["t"] >= o.strike else []
     lost = set(lost) | ({t.first} if t.first >= 0 else set())
     status = {group.status} | ({"RONDO_ERR_PEER"} if t.first >= 0 else set())
-    # A ddp object has a communicator of its own: what hits that alone does not hit the caller's.
-    apart = e["call"].startswith("ddp") and e["status"] == "RONDO_ERR_PATH" and "comm_status" not in e
+    if t.kind == "path" and t.phase in MEETING and e["status"] == "RONDO_ERR_TIMEOUT" and e["culprit"] == -1:
+        return   # some came through rondo_init(), where others waited for connections until connect_timeout
+    # A ddp object has a communicator of its own: what hits that does not hit the caller's, or not at the same moment.
+    apart = e["call"].startswith("ddp") and "comm_status" not in e and \
+        (e["status"] == "RONDO_ERR_PATH" or t.phase == "elastic")
     if e["status"] not in status or (e.get("comm_status") != e["status"] and not apart):
         v.problem("status", f"rank {r.rank}: {e['call']} returned {e['status']} (the communicator has "
                             f"{e.get('comm_status')}), not {group.status}: {e['text']}")
@@ -160,9 +167,6 @@ def check_survivor(v, r, group):
         elif e["event"] in ("failed", "unshrunk"):
             check_failure(v, r, e, group)
     check_left(v, r)
-    works = r.last("works", "failed", "unshrunk")
-    if group.members and not r.find("failed") and not works:
-        v.problem("silent", f"rank {r.rank} neither failed nor worked")
 
 
 def check_left(v, r):
@@ -193,6 +197,14 @@ def same_on_all(v, group):
             v.problem("differ", f"communicator {generation} failed differently: {by_rank}")
 
 
+def same_parameters(v, group):
+    """All ranks took the same steps, and no other."""
+    said = {rank: (e["steps"], e["hash"]) for rank in group.ranks if rank in v.outcome.job.ranks
+            for e in v.outcome.job.ranks[rank].all("trained")}
+    if len(set(said.values())) > 1:
+        v.problem("wrong", f"parameters differ at the end (steps, hash): {said}")
+
+
 def check_sleepers(v):
     """Who slept got an error of its own, did no harm and left nothing."""
     o = v.outcome
@@ -219,6 +231,7 @@ def judge(outcome):
             for rank in group.ranks:
                 check_survivor(v, outcome.job.ranks[rank], group)
         same_on_all(v, group)
+        same_parameters(v, group)
     if t.kind == "stop":
         check_sleepers(v)
     for rank in t.victims:
