@@ -216,6 +216,8 @@ static int run_rank(int rank, int world, void *arg) {
     return code;
 }
 
+#define RANKS_HERE 1024
+
 // ---- The program ---------------------------------------------------------------------------------
 
 static bool launched(void) {
@@ -270,7 +272,16 @@ int main(int argc, char **argv) {
     if (code >= 0) {
         return code;
     }
+    if (job.options.simulate) {
+        return perf_simulate(&job.options);
+    }
     job.verdict = NULL;
+    if (job.options.ranks > RANKS_HERE) {
+        return perf_fail(
+            "--nranks %d: at most %d processes are started on a host; --simulate takes "
+            "more",
+            job.options.ranks, RANKS_HERE);
+    }
     code = set_options(&job.options);
     if (code != PERF_OK) {
         return code;

@@ -41,6 +41,7 @@ struct perf_options {
     int timeout_s;
     int corrupt;                     // rank whose first result is damaged, or PERF_NONE
     const char *transport, *options; // NULL = not given
+    const char *simulate;            // file that describes a cluster; NULL: real ranks
     const char *json, *csv, *plot;   // file names, "-" = stdout, NULL = not wanted
     int argc;
     char **argv; // as given, for the reports
@@ -50,6 +51,9 @@ int perf_parse(int argc, char **argv, struct perf_options *o);
 
 // Prints "rondo-perf: …" on stderr; returns PERF_USAGE.
 int perf_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+// simulate.c: predicts instead of measuring; the exit code.
+int perf_simulate(const struct perf_options *o);
 
 // ---- Collectives ---------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ static struct rdi_sim *world_of(const struct sim_end *e) { return e->node->sim; 
 
 void sim_end_dirty(struct sim_end *e) {
     struct rdi_sim_node *n = e->node;
-    n->turn = true;
+    sim_turn(n);
     if (e->dirty || e->gone) {
         return;
     }
@@ -60,7 +60,7 @@ void sim_end_open_slots(struct sim_end *e) {
 
 void sim_end_free(struct sim_end *e) {
     for (struct sim_message *m; (m = sim_pop(&e->here));) {
-        sim_message_free(m);
+        sim_message_free(world_of(e), m);
     }
     while (e->ctrl_head) {
         struct sim_ctrl *c = e->ctrl_head;
@@ -96,7 +96,7 @@ void sim_end_discard(struct sim_end *e) {
     if (n->net->in_progress || e->dirty) {
         e->next = n->graves;
         n->graves = e;
-        n->turn = true;
+        sim_turn(n);
     } else {
         sim_end_free(e);
     }
@@ -130,7 +130,7 @@ rondo_status sim_op_connect(struct rdi_net *net, const struct rdi_link_id *id, c
     w->to = &s->nodes[rank];
     w->id = *id;
     w->prompt = net->params.prompt;
-    w->by_reference = sim_chance(s, 300);
+    w->by_reference = !s->config.per_host && sim_chance(s, 300);
     w->latency_ns = s->config.latency_ns / 2 + sim_below(s, s->config.latency_ns);
     agree(s, w, net->params.options);
     w->connect_until = s->now +
@@ -220,7 +220,7 @@ rondo_status sim_op_put(struct rdi_link *link, const struct rdi_put *put) {
     if (sim_chance(s, s->config.again)) {
         return again(e);
     }
-    struct sim_message *m = sim_alloc(s, sizeof *m);
+    struct sim_message *m = sim_message_new(s);
     m->source = put->data;
     m->len = put->len;
     m->flags = put->flags;
@@ -229,9 +229,9 @@ rondo_status sim_op_put(struct rdi_link *link, const struct rdi_put *put) {
     if (put->sig) {
         memcpy(m->sig, put->sig, sizeof m->sig);
     }
-    m->sum = sim_sum(put->data, put->len);
+    m->sum = s->config.per_host ? 0 : sim_sum(put->data, put->len);
     if (sim_chance(s, s->config.early)) {
-        m->bytes = sim_alloc(s, m->len);
+        sim_message_room(s, m);
         memcpy(m->bytes, put->data, m->len);
     }
     sim_trace(s, "rank %d puts %u -> %u channel %u no. %llu, %u bytes, tag %llx%s", e->node->rank,
@@ -242,12 +242,17 @@ rondo_status sim_op_put(struct rdi_link *link, const struct rdi_put *put) {
     link->net->messages_sent++;
     link->net->bytes_sent += put->len;
     if (w->down) {
-        sim_message_free(m);
+        sim_message_free(s, m);
         return RONDO_OK;
     }
-    uint64_t start = max64(s->now, e->node->tx_free);
-    e->node->tx_free = start + put->len * UINT64_C(1000000000) / s->config.bytes_per_s;
-    uint64_t at = max64(w->last_arrival, sim_travel(w) + e->node->tx_free - s->now);
+    uint64_t at;
+    if (s->config.per_host) {
+        at = max64(w->last_arrival, sim_cluster_arrival(w, put->len));
+    } else {
+        uint64_t start = max64(s->now, e->node->tx_free);
+        e->node->tx_free = start + put->len * UINT64_C(1000000000) / s->config.bytes_per_s;
+        at = max64(w->last_arrival, sim_travel(w) + e->node->tx_free - s->now);
+    }
     w->last_arrival = at;
     sim_push(&w->under_way, m);
     sim_wire_send(w, SIM_ARRIVE, false, at, 0, 0, NULL);
@@ -293,9 +298,11 @@ void sim_op_release(struct rdi_link *link, uint64_t upto) {
     // The sender may write these slots from now on, so what is in them is worth nothing.
     for (; link->released < upto; link->released++) {
         uint64_t i = link->released % link->slots;
-        memset(e->memory + i * link->max_msg, 0xdd, link->max_msg);
         e->ack_due |= e->slot[i].in_place;
-        memset(&e->slot[i], 0xdd, sizeof e->slot[i]);
+        if (!world_of(e)->config.per_host) {
+            memset(e->memory + i * link->max_msg, 0xdd, link->max_msg);
+            memset(&e->slot[i], 0xdd, sizeof e->slot[i]);
+        }
     }
     sim_end_tell(e, false);
 }
@@ -317,8 +324,10 @@ void sim_end_tell(struct sim_end *e, bool force) {
         (e->told_arrived == l->arrived && e->told_released == l->released)) {
         return;
     }
+    // In a described cluster what was told is free and comes early enough when half of the slots are.
+    force = force && !s->config.per_host;
     bool due = e->ack_due || 2 * (l->released - e->told_released) >= l->slots;
-    if (!force && !due && sim_chance(s, s->config.lazy)) {
+    if (!force && !due && (s->config.per_host || sim_chance(s, s->config.lazy))) {
         return;
     }
     e->ack_due = false;

@@ -127,12 +127,13 @@ static int count_arrived(struct sim_net *n, struct sim_end *e, bool all) {
         e->base.arrived++;
         e->ack_due |= (m->flags & RDI_PUT_ACK) != 0;
         n->base.bytes_received += m->len;
-        sim_message_free(sim_pop(&e->here));
+        sim_message_free(s, sim_pop(&e->here));
         moved++;
     }
     // The next one may be on its way into its place already.
     struct sim_message *coming = e->wire->under_way.head;
-    if (!e->here.head && coming && e->base.state == RDI_LINK_UP && sim_chance(s, 300)) {
+    if (!s->config.per_host && !e->here.head && coming && e->base.state == RDI_LINK_UP &&
+        sim_chance(s, 300)) {
         ask_landing(n, e, coming);
     }
     return moved;
@@ -147,7 +148,7 @@ static void rejoin(struct sim_net *n, struct sim_end *e) {
         (void)count_arrived(n, e, true);
     }
     for (struct sim_message *m; (m = sim_pop(&e->here));) {
-        sim_message_free(m);
+        sim_message_free(s, m);
     }
     w->down = false;
     w->said[0] = w->said[1] = w->heard[0] = w->heard[1] = 0;
@@ -322,7 +323,7 @@ static rondo_status sim_arm(struct rdi_net *net, uint64_t *timeout_ns) {
     node->turn = false;
     for (struct sim_end *e = node->dirty_head; e; e = e->next_dirty) {
         if (!e->here.head || e->here.head->hold_until <= node->sim->now) {
-            node->turn = true;
+            sim_turn(node);
         }
     }
     return node->ncalls || node->turn ? RONDO_AGAIN : RONDO_OK;

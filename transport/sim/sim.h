@@ -27,7 +27,14 @@ struct rdi_sim_config {
     uint64_t spike_ns;    // length of a delay spike, at most
     uint64_t detect_ns;   // until a death or a lost path is noticed, at most
     bool refuse;          // connections to a process that ended are refused, after 3 s
-    bool uneven;          // slots and max_msg differ from link to link
+    // A described cluster instead of chance (all chances 0): ranks in order, per_host of them a host. What leaves or
+    // enters a host shares its NIC (latency_ns, bytes_per_s); ranks of a host have inner paths. What arrives costs one
+    // of the host's cores cpu_ns and its bytes at touch_bytes_per_s before it counts. A byte of payload stands for
+    // `scale` bytes.
+    int per_host; // 0: not so
+    uint64_t inner_latency_ns, inner_bytes_per_s, cpu_ns, touch_bytes_per_s, scale;
+    int cores;   // of a host
+    bool uneven; // slots and max_msg differ from link to link
     // Chances out of 1000.
     unsigned spike; // a message, and all behind it, is late by a spike
     unsigned again; // put() and ctrl() say RONDO_AGAIN
@@ -59,6 +66,9 @@ void rdi_sim_advance(struct rdi_sim *s, uint64_t to);
 // answer is given once: it is the caller's part to run the engine until it finds nothing.
 bool rdi_sim_take_turn(struct rdi_sim_node *n);
 void rdi_sim_poke(struct rdi_sim_node *n);
+// In a described cluster: the next node that may take its turn, each given once; NULL if there is none.
+struct rdi_sim_node *rdi_sim_next_turn(struct rdi_sim *s);
+int rdi_sim_rank(const struct rdi_sim_node *n);
 
 // ---- Faults --------------------------------------------------------------------------------------
 

@@ -48,9 +48,31 @@ struct sim_message *sim_pop(struct sim_queue *q) {
     return m;
 }
 
-void sim_message_free(struct sim_message *m) {
-    free(m->bytes);
-    free(m);
+struct sim_message *sim_message_new(struct rdi_sim *s) {
+    struct sim_message *m = s->spare;
+    if (!m) {
+        return sim_alloc(s, sizeof *m);
+    }
+    s->spare = m->next;
+    *m = (struct sim_message){.len = 0};
+    return m;
+}
+
+void sim_message_free(struct rdi_sim *s, struct sim_message *m) {
+    if (m->bytes != m->small) {
+        free(m->bytes);
+    }
+    if (!s->config.per_host) {
+        free(m); // so that a use of it shows
+        return;
+    }
+    m->next = s->spare;
+    s->spare = m;
+}
+
+// Memory for the payload.
+void sim_message_room(struct rdi_sim *s, struct sim_message *m) {
+    m->bytes = m->len <= sizeof m->small ? m->small : sim_alloc(s, m->len);
 }
 
 // Reads the sender's memory, for the last time, and looks whether it was left alone since put().
@@ -58,12 +80,12 @@ void sim_message_fetch(struct sim_wire *w, struct sim_message *m) {
     if (!m->source) {
         return;
     }
-    if (sim_sum(m->source, m->len) != m->sum && w->sender) {
+    if (!w->sim->config.per_host && sim_sum(m->source, m->len) != m->sum && w->sender) {
         sim_broken(w->sim, &w->sender->base,
                    "data must stay unchanged until `sent` has passed its message");
     }
     if (!m->bytes) {
-        m->bytes = sim_alloc(w->sim, m->len);
+        sim_message_room(w->sim, m);
         memcpy(m->bytes, m->source, m->len);
     }
     m->source = NULL;
@@ -76,13 +98,48 @@ void sim_wire_unref(struct sim_wire *w) {
         return;
     }
     for (struct sim_message *m; (m = sim_pop(&w->under_way));) {
-        sim_message_free(m);
+        sim_message_free(w->sim, m);
     }
     free(w);
 }
 
+uint64_t sim_cluster_arrival(struct sim_wire *w, uint32_t len) {
+    struct rdi_sim *s = w->sim;
+    const struct rdi_sim_config *c = &s->config;
+    const uint64_t second = UINT64_C(1000000000), bytes = len * c->scale;
+    struct sim_host *from = &s->hosts[w->from->rank / c->per_host];
+    struct sim_host *to = &s->hosts[w->to->rank / c->per_host];
+    uint64_t at;
+    if (from == to) {
+        uint64_t start = s->now > w->from->tx_free ? s->now : w->from->tx_free;
+        w->from->tx_free = start + bytes * second / c->inner_bytes_per_s;
+        at = w->from->tx_free + c->inner_latency_ns;
+    } else {
+        uint64_t wire = bytes * second / c->bytes_per_s;
+        uint64_t start = s->now > from->tx_free ? s->now : from->tx_free;
+        from->tx_free = start + wire;
+        // The first byte is there after the latency; the last one when both NICs are through with it.
+        uint64_t first = start + c->latency_ns;
+        start = first > to->rx_free ? first : to->rx_free;
+        to->rx_free = start + wire;
+        at = to->rx_free;
+    }
+    int core = 0;
+    for (int i = 1; i < c->cores; i++) {
+        core = to->core_free[i] < to->core_free[core] ? i : core;
+    }
+    at = (at > to->core_free[core] ? at : to->core_free[core]) + c->cpu_ns +
+         bytes * second / c->touch_bytes_per_s;
+    to->core_free[core] = at;
+    return at + (c->jitter_ns ? sim_below(s, c->jitter_ns) : 0);
+}
+
 uint64_t sim_travel(struct sim_wire *w) {
     struct rdi_sim *s = w->sim;
+    if (s->config.per_host) {
+        bool inner = w->from->rank / s->config.per_host == w->to->rank / s->config.per_host;
+        return s->now + (inner ? s->config.inner_latency_ns : s->config.latency_ns);
+    }
     uint64_t t = w->latency_ns + sim_below(s, s->config.jitter_ns);
     return s->now + t + (sim_chance(s, s->config.spike) ? sim_below(s, s->config.spike_ns) : 0);
 }
@@ -115,7 +172,7 @@ static struct sim_end *end_of(struct sim_wire *w, bool sender) {
 
 static void reach_receiver(struct sim_wire *w, struct sim_message *m) {
     if (!w->receiver || w->receiver->base.state == RDI_LINK_FAILED || w->to->dead) {
-        sim_message_free(m);
+        sim_message_free(w->sim, m);
         return;
     }
     sim_message_fetch(w, m);
@@ -143,7 +200,7 @@ void sim_wire_lose(struct sim_wire *w, uint64_t down_ns) {
             if (w->receiver) {
                 break_off(s, m);
             }
-            sim_message_free(m);
+            sim_message_free(s, m);
         }
     }
     s->stats.losses++;
@@ -203,7 +260,7 @@ static void do_connect(struct rdi_sim *s, struct sim_wire *w) {
     }
     n->calls[n->ncalls++] = w;
     w->refs++;
-    n->turn = true;
+    sim_turn(n);
 }
 
 static void do_reset(struct rdi_sim *s, struct sim_wire *w) {
@@ -284,7 +341,7 @@ void sim_event_do(struct rdi_sim *s, struct sim_event *e) {
     bool stale = w && e->gen != w->gen;
     switch (e->kind) {
     case SIM_POKE:
-        e->node->turn = true;
+        sim_turn(e->node);
         return;
     case SIM_CONNECT:
         do_connect(s, w);

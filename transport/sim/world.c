@@ -80,21 +80,50 @@ static bool sooner(const struct sim_event *a, const struct sim_event *b) {
     return a->at != b->at ? a->at < b->at : a->order < b->order;
 }
 
-void sim_schedule(struct rdi_sim *s, struct sim_event e) {
-    if (s->nheap == s->cap_heap) {
-        size_t cap = s->cap_heap ? 2 * s->cap_heap : 256;
-        struct sim_event *more = realloc(s->heap, cap * sizeof *more);
-        if (!more) {
-            s->config.broken(s->config.arg, "memory", "the simulation is out of memory");
-            return;
-        }
-        s->heap = more;
-        s->cap_heap = cap;
+static bool grow(struct rdi_sim *s, struct sim_event **list, size_t *cap, size_t n) {
+    if (n < *cap) {
+        return true;
     }
+    size_t more = *cap ? 2 * *cap : 256;
+    struct sim_event *p = realloc(*list, more * sizeof *p);
+    if (!p) {
+        s->config.broken(s->config.arg, "memory", "the simulation is out of memory");
+        return false;
+    }
+    *list = p;
+    *cap = more;
+    return true;
+}
+
+// In a ring: its beginning moves to the end of the array when that grows.
+static bool push_fifo(struct rdi_sim *s, const struct sim_event *e) {
+    size_t cap = s->fifo_cap;
+    if (s->fifo_n == cap) {
+        if (!grow(s, &s->fifo, &s->fifo_cap, cap)) {
+            return false;
+        }
+        for (size_t i = 0; i < s->fifo_head; i++) {
+            s->fifo[cap + i] = s->fifo[i];
+        }
+    }
+    s->fifo[(s->fifo_head + s->fifo_n++) % s->fifo_cap] = *e;
+    return true;
+}
+
+void sim_schedule(struct rdi_sim *s, struct sim_event e) {
     e.order = s->order++;
     e.at = e.at < s->now ? s->now : e.at;
+    const struct sim_event *last =
+        s->fifo_n ? &s->fifo[(s->fifo_head + s->fifo_n - 1) % s->fifo_cap] : NULL;
     if (e.wire) {
         e.wire->refs++;
+    }
+    if (!last || e.at >= last->at) {
+        (void)push_fifo(s, &e);
+        return;
+    }
+    if (!grow(s, &s->heap, &s->cap_heap, s->nheap)) {
+        return;
     }
     size_t i = s->nheap++;
     for (; i > 0 && sooner(&e, &s->heap[(i - 1) / 2]); i = (i - 1) / 2) {
@@ -103,7 +132,19 @@ void sim_schedule(struct rdi_sim *s, struct sim_event e) {
     s->heap[i] = e;
 }
 
+static const struct sim_event *first_event(const struct rdi_sim *s) {
+    const struct sim_event *a = s->nheap ? &s->heap[0] : NULL;
+    const struct sim_event *b = s->fifo_n ? &s->fifo[s->fifo_head] : NULL;
+    return !a || (b && sooner(b, a)) ? b : a;
+}
+
 static struct sim_event take_first(struct rdi_sim *s) {
+    if (s->fifo_n && first_event(s) == &s->fifo[s->fifo_head]) {
+        struct sim_event e = s->fifo[s->fifo_head];
+        s->fifo_head = (s->fifo_head + 1) % s->fifo_cap;
+        s->fifo_n--;
+        return e;
+    }
     struct sim_event first = s->heap[0], last = s->heap[--s->nheap];
     size_t i = 0;
     for (;;) {
@@ -123,10 +164,13 @@ static struct sim_event take_first(struct rdi_sim *s) {
 
 uint64_t rdi_sim_now(const struct rdi_sim *s) { return s->now; }
 
-uint64_t rdi_sim_next(const struct rdi_sim *s) { return s->nheap ? s->heap[0].at : UINT64_MAX; }
+uint64_t rdi_sim_next(const struct rdi_sim *s) {
+    const struct sim_event *e = first_event(s);
+    return e ? e->at : UINT64_MAX;
+}
 
 void rdi_sim_advance(struct rdi_sim *s, uint64_t to) {
-    while (s->nheap && s->heap[0].at <= to) {
+    while (rdi_sim_next(s) <= to && first_event(s)) {
         struct sim_event e = take_first(s);
         s->now = e.at;
         s->stats.events++;
@@ -149,6 +193,15 @@ struct rdi_sim *rdi_sim_create(const struct rdi_sim_config *c) {
         return NULL;
     }
     s->config = *c;
+    if (c->per_host > 0) {
+        s->config.cores = c->cores < 1 ? 1 : c->cores > SIM_CORES ? SIM_CORES : c->cores;
+        s->hosts = calloc((size_t)(c->nodes / c->per_host + 1), sizeof *s->hosts);
+        if (!s->hosts) {
+            free(s);
+            free(nodes);
+            return NULL;
+        }
+    }
     s->random = c->seed;
     s->nodes = nodes;
     for (int i = 0; i < c->nodes; i++) {
@@ -158,7 +211,7 @@ struct rdi_sim *rdi_sim_create(const struct rdi_sim_config *c) {
 }
 
 void rdi_sim_destroy(struct rdi_sim *s) {
-    while (s->nheap) {
+    while (first_event(s)) {
         struct sim_event e = take_first(s);
         sim_event_drop(&e);
         if (e.wire) {
@@ -171,7 +224,14 @@ void rdi_sim_destroy(struct rdi_sim *s) {
         }
         free(s->nodes[i].calls);
     }
+    while (s->spare) {
+        struct sim_message *m = s->spare;
+        s->spare = m->next;
+        free(m);
+    }
     free(s->nodes);
+    free(s->hosts);
+    free(s->fifo);
     free(s->heap);
     free(s);
 }
@@ -192,7 +252,32 @@ bool rdi_sim_take_turn(struct rdi_sim_node *n) {
     return true;
 }
 
-void rdi_sim_poke(struct rdi_sim_node *n) { n->turn = true; }
+void sim_turn(struct rdi_sim_node *n) {
+    n->turn = true;
+    if (n->sim->config.per_host && !n->queued) {
+        n->queued = true;
+        n->next_turn = NULL;
+        *(n->sim->turn_tail ? &n->sim->turn_tail->next_turn : &n->sim->turn_head) = n;
+        n->sim->turn_tail = n;
+    }
+}
+
+void rdi_sim_poke(struct rdi_sim_node *n) { sim_turn(n); }
+
+struct rdi_sim_node *rdi_sim_next_turn(struct rdi_sim *s) {
+    struct rdi_sim_node *n;
+    while ((n = s->turn_head) != NULL) {
+        s->turn_head = n->next_turn;
+        s->turn_tail = s->turn_head ? s->turn_tail : NULL;
+        n->queued = false;
+        if (rdi_sim_take_turn(n)) {
+            return n;
+        }
+    }
+    return NULL;
+}
+
+int rdi_sim_rank(const struct rdi_sim_node *n) { return n->rank; }
 
 void sim_poke_at(struct rdi_sim_node *n, uint64_t at) {
     sim_schedule(n->sim, (struct sim_event){.at = at, .kind = SIM_POKE, .node = n});

@@ -43,9 +43,10 @@ struct sim_event {
 
 struct sim_message {
     struct sim_message *next;
-    const void *source;  // the sender's memory; NULL once `bytes` holds the payload
-    uint64_t sum;        // of the payload when it was put
-    uint8_t *bytes;      // len bytes
+    const void *source; // the sender's memory; NULL once `bytes` holds the payload
+    uint64_t sum;       // of the payload when it was put
+    uint8_t *bytes;     // len bytes; `small` if they fit
+    uint8_t small[64];
     void *landing;       // land()'s answer
     uint64_t hold_until; // is here, but not counted yet
     uint64_t tag;
@@ -121,11 +122,18 @@ struct sim_wire {
     uint64_t last_arrival, last_ctrl[2], last_back;
 };
 
+#define SIM_CORES 256
+struct sim_host {
+    uint64_t tx_free, rx_free;
+    uint64_t core_free[SIM_CORES];
+};
+
 struct rdi_sim_node {
     struct rdi_sim *sim;
     int rank;
     struct sim_net *net; // NULL when not open
-    bool dead, turn, closed;
+    bool dead, turn, closed, queued;
+    struct rdi_sim_node *next_turn;
     bool silent; // dead, and its host too
     int side;
     uint64_t paused_until, tx_free;
@@ -147,6 +155,12 @@ struct rdi_sim {
     uint64_t now, random, order;
     struct sim_event *heap;
     size_t nheap, cap_heap;
+    // Events in order of time that came in that order; the others are in the heap.
+    struct sim_event *fifo;
+    size_t fifo_head, fifo_n, fifo_cap;
+    struct rdi_sim_node *turn_head, *turn_tail;
+    struct sim_message *spare; // freed ones, kept
+    struct sim_host *hosts;    // of a described cluster
     struct rdi_sim_node *nodes;
     struct rdi_sim_stats stats;
 };
@@ -161,6 +175,7 @@ void sim_broken(struct rdi_sim *s, const struct rdi_link *l, const char *rule);
 // Memory of the simulation itself: a test cannot go on without it, so it ends in `broken`.
 void *sim_alloc(struct rdi_sim *s, size_t n);
 void sim_schedule(struct rdi_sim *s, struct sim_event e);
+void sim_turn(struct rdi_sim_node *n);
 void sim_poke_at(struct rdi_sim_node *n, uint64_t at);
 
 // ---- wire.c --------------------------------------------------------------------------------------
@@ -180,7 +195,11 @@ void sim_wire_lose(struct sim_wire *w, uint64_t down_ns);
 void sim_wire_end(struct sim_wire *w, bool to_sender, uint64_t at, bool bye, uint64_t arrived,
                   rondo_status s, const char *why);
 void sim_message_fetch(struct sim_wire *w, struct sim_message *m);
-void sim_message_free(struct sim_message *m);
+void sim_message_free(struct rdi_sim *s, struct sim_message *m);
+struct sim_message *sim_message_new(struct rdi_sim *s);
+void sim_message_room(struct rdi_sim *s, struct sim_message *m);
+// When a message that is put now is there, in a described cluster.
+uint64_t sim_cluster_arrival(struct sim_wire *w, uint32_t len);
 void sim_push(struct sim_queue *q, struct sim_message *m);
 struct sim_message *sim_pop(struct sim_queue *q);
 uint64_t sim_sum(const void *data, size_t n);
