@@ -18,7 +18,9 @@ uint64_t sim_random(struct rdi_sim *s) {
 
 uint64_t sim_below(struct rdi_sim *s, uint64_t n) { return n ? sim_random(s) % n : 0; }
 
-bool sim_chance(struct rdi_sim *s, unsigned per_mille) { return sim_below(s, 1000) < per_mille; }
+bool sim_chance(struct rdi_sim *s, unsigned per_mille) {
+    return per_mille && sim_below(s, 1000) < per_mille;
+}
 
 void sim_trace(struct rdi_sim *s, const char *fmt, ...) {
     if (!s->config.trace) {

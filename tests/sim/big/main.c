@@ -44,7 +44,7 @@ int main(int argc, char **argv) {
     j.way = CLUSTER_WAYS;
     for (int w = 0; w < CLUSTER_WAYS; w++) {
         j.way = strcmp(argv[4], cluster_way_name((enum cluster_way)w)) == 0 ? (enum cluster_way)w
-                                                                           : j.way;
+                                                                            : j.way;
     }
     // Operations that the algorithm is there for.
     j.kind = j.way == CLUSTER_TREE || j.way == CLUSTER_CHAIN ? RDI_BROADCAST
@@ -53,18 +53,20 @@ int main(int argc, char **argv) {
     if (j.way == CLUSTER_WAYS || !cluster_can(j.kind, j.way, j.ranks, c.ranks_per_host)) {
         usage();
     }
-    j.bytes = argc > 5 ? (uint64_t)number(argv[5], 1 << 30) : 64 * (uint64_t)j.ranks; // blocks are multiples of 64 bytes
+    j.bytes = argc > 5 ? (uint64_t)number(argv[5], 1 << 30)
+                       : 64 * (uint64_t)j.ranks; // blocks are multiples of 64 bytes
     if (cluster_run(&j, &r) != RONDO_OK) {
         fprintf(stderr, "sim_big: %s\n", rondo_last_error());
         return 1;
     }
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    printf("%d ranks, %d a host, %s, %llu bytes: %.3f ms of virtual time, %llu messages, %llu events "
-           "in %.1f s, %.0f events/s, %ld MiB; wrong elements: %llu%s\n",
-           j.ranks, c.ranks_per_host, cluster_way_name(j.way), (unsigned long long)j.bytes,
-           r.seconds * 1e3, (unsigned long long)r.messages, (unsigned long long)r.events,
-           r.real_seconds, (double)r.events / r.real_seconds, u.ru_maxrss / 1024,
-           (unsigned long long)r.wrong, j.check ? "" : " (not checked)");
+    printf(
+        "%d ranks, %d a host, %s, %llu bytes: %.3f ms of virtual time, %llu messages, %llu events "
+        "in %.1f s, %.0f events/s, %ld MiB; wrong elements: %llu%s\n",
+        j.ranks, c.ranks_per_host, cluster_way_name(j.way), (unsigned long long)j.bytes,
+        r.seconds * 1e3, (unsigned long long)r.messages, (unsigned long long)r.events,
+        r.real_seconds, (double)r.events / r.real_seconds, u.ru_maxrss / 1024,
+        (unsigned long long)r.wrong, j.check ? "" : " (not checked)");
     return r.wrong != 0;
 }
