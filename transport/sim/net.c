@@ -100,7 +100,9 @@ static void place(struct sim_end *e, struct sim_message *m) {
     memcpy(to, m->bytes, m->len);
     e->slot[i] = (struct sim_slot){.data = to, .tag = m->tag, .len = m->len, .has_sig = m->has_sig};
     e->slot[i].in_place = e->wire->by_reference && !(m->flags & RDI_PUT_COPY);
-    memcpy(e->slot[i].sig, m->sig, sizeof m->sig);
+    if (m->has_sig) {
+        memcpy(e->slot[i].sig, m->sig, sizeof m->sig);
+    }
     m->placed = true;
 }
 

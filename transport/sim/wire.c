@@ -54,7 +54,7 @@ struct sim_message *sim_message_new(struct rdi_sim *s) {
         return sim_alloc(s, sizeof *m);
     }
     s->spare = m->next;
-    *m = (struct sim_message){.len = 0};
+    memset(m, 0, offsetof(struct sim_message, small));
     return m;
 }
 

@@ -43,15 +43,15 @@ struct sim_event {
 
 struct sim_message {
     struct sim_message *next;
-    const void *source; // the sender's memory; NULL once `bytes` holds the payload
-    uint64_t sum;       // of the payload when it was put
-    uint8_t *bytes;     // len bytes; `small` if they fit
-    uint8_t small[64];
+    const void *source;  // the sender's memory; NULL once `bytes` holds the payload
+    uint64_t sum;        // of the payload when it was put
+    uint8_t *bytes;      // len bytes; `small` if they fit
     void *landing;       // land()'s answer
     uint64_t hold_until; // is here, but not counted yet
     uint64_t tag;
     uint32_t len, flags;
     bool has_sig, asked, placed;
+    uint8_t small[64]; // this and what follows is not cleared
     uint8_t sig[RDI_SIG_BYTES];
 };
 
