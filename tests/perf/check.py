@@ -14,6 +14,7 @@ import os
 import re
 
 import pairs  # noqa: E402
+import simulate  # noqa: E402
 from reports import test_format, test_reports  # noqa: E402
 from tool import (COLLECTIVES, DEVICE, NOT_IN_PLACE, OPS, REDUCING, TYPES, Programs, expect, run,  # noqa: E402
                   table)
@@ -150,7 +151,7 @@ def main():
     Programs.perf = os.path.abspath(args.rondo_perf)
     Programs.run = args.rondo_run and os.path.abspath(args.rondo_run)
     Programs.fake = args.fake_verbs and os.path.abspath(args.fake_verbs)
-    tests = {**globals(), **vars(pairs), "test_format": test_format, "test_reports": test_reports}
+    tests = {**globals(), **vars(pairs), **vars(simulate), "test_format": test_format, "test_reports": test_reports}
     for name in args.tests:
         tests["test_" + name]()
 
