@@ -148,6 +148,10 @@ static rondo_status enter(struct rdi_engine *e, struct rdi_bootstrap *b,
     s = s == RONDO_OK ? rdi_driver_create(e, d) : s;
     s = s == RONDO_OK ? rdi_engine_watch_begin(e, true) : s;
     s = s == RONDO_OK ? rdi_elastic_enter(e, c) : s;
+    if (s == RONDO_OK) {
+        (void)rdi_bootstrap_admitted(
+            b, e->incarnation); // a store that is lost meanwhile is needed no more
+    }
     return s == RONDO_OK ? rdi_observe_open(*c) : s;
 }
 

@@ -217,6 +217,7 @@ struct rdi_link {
     uint64_t credit, posted, sent; // sender's side
     uint64_t arrived, released;    // receiver's side
     rondo_status status;           // when FAILED
+    bool answered;                 // when FAILED: the peer's process itself refused, so it lives
     char why[512];                 // when LOST or FAILED: both endpoints, cause, remedy
 };
 
@@ -463,6 +464,9 @@ bool rdi_bootstrap_outlives(const struct rdi_bootstrap *b);
 // Leaves this rank's record (<= 8 KiB) with the store for ranks that are started again; replaces the one before.
 rondo_status rdi_bootstrap_publish(struct rdi_bootstrap *b, uint32_t number, const void *record,
                                    size_t len);
+// Tells the launcher that this rank, which was started again, has a part in the job: "<key><rank>" is the number.
+#define RDI_STORE_ADMITTED "rondo/admitted/"
+rondo_status rdi_bootstrap_admitted(struct rdi_bootstrap *b, uint32_t number);
 // The latest record of a rank, from malloc, and how often that rank was started again. RONDO_AGAIN: it left none.
 rondo_status rdi_bootstrap_member(struct rdi_bootstrap *b, int rank, uint32_t *number,
                                   void **record, size_t *len);

@@ -4,15 +4,29 @@
 // Who has failed, and what a program makes of it, is the business of the ranks themselves: the
 // launcher only keeps the store, starts processes, and ends the job when too few of them are left.
 #include "ddp/run/run.h"
+#include "transport/bootstrap/bootstrap.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define PAUSE_NS \
     100000000u // before the first restart of a rank: its sockets and memory are given back
 #define PAUSE_MAX_NS 5000000000u
 
-rondo_status run_elastic_open(struct run_job *job) {
+// On the thread of the store's server.
+static void on_admitted(void *arg, const char *key, const void *value, size_t len) {
+    struct run_job *job = arg;
+    int rank, first = job->group.first_rank;
+    char text[16] = "";
+    memcpy(text, value, len < sizeof text ? len : sizeof text - 1);
+    if (sscanf(key + strlen(RDI_STORE_ADMITTED), "%9d", &rank) == 1 && rank >= first &&
+        rank < first + job->o->nproc) {
+        job->elastic.ranks[rank - first].admitted = atoi(text);
+    }
+}
+
+rondo_status run_elastic_open(struct run_job *job, struct rdi_store_server *server) {
     struct run_elastic *el = &job->elastic;
     if (job->o->elastic_max == 0) {
         return RONDO_OK;
@@ -23,6 +37,9 @@ rondo_status run_elastic_open(struct run_job *job) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory to keep track of %d ranks", job->o->nproc);
     }
     job->group.keep = true;
+    if (server != NULL) {
+        rdi_store_server_tell(server, RDI_STORE_ADMITTED, on_admitted, job);
+    }
     return RONDO_OK;
 }
 
@@ -147,6 +164,47 @@ static void start_due(struct run_job *job, uint64_t now) {
     }
 }
 
+// Whether all that are left on this node wait to be admitted to a job that is over.
+static bool only_latecomers(struct run_job *job) {
+    const struct run_elastic *el = &job->elastic;
+    if (job->group.finished == 0 || job->group.alive == 0 || job->group.ending) {
+        return false;
+    }
+    for (int i = 0; i < job->group.started; i++) {
+        if (job->group.pidfds[i] >= 0 && el->ranks[i].admitted == el->ranks[i].restarts) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// They have some time to end by themselves, since they may be on their way.
+static void end_latecomers(struct run_job *job, uint64_t now) {
+    struct run_elastic *el = &job->elastic;
+    uint64_t grace = (uint64_t)(job->o->grace * 1e9);
+    if (!only_latecomers(job)) {
+        el->over_at = 0;
+        return;
+    }
+    if (el->over_at == 0) {
+        el->over_at = now + grace;
+    }
+    if (now < el->over_at) {
+        return;
+    }
+    for (int i = 0; i < job->group.started && job->nodes != NULL; i++) {
+        if (job->group.pidfds[i] >= 0 && job->o->node_rank > 0) {
+            el->ranks[i].admitted = run_nodes_admitted(job->nodes, job->group.first_rank + i);
+        }
+    }
+    if (!only_latecomers(job)) {
+        return;
+    }
+    run_say(job, 0, "the job is over; %d ranks that were started again came too late for it",
+            job->group.alive);
+    rdi_group_end(&job->group, now, grace);
+}
+
 void run_elastic_step(struct run_job *job, uint64_t now) {
     struct run_elastic *el = &job->elastic;
     struct rdi_exit e;
@@ -160,6 +218,7 @@ void run_elastic_step(struct run_job *job, uint64_t now) {
         if (!job->decided) {
             start_due(job, now);
             check_left(job);
+            end_latecomers(job, now);
         }
         // The last one may have been let go, and one that was just started may have failed already.
         rdi_group_progress(&job->group, now);
@@ -175,5 +234,6 @@ uint64_t run_elastic_next(const struct run_job *job) {
         uint64_t due = job->elastic.ranks[i].due;
         next = due != 0 && due < next ? due : next;
     }
-    return next;
+    uint64_t over = job->elastic.over_at;
+    return over != 0 && !job->group.ending && over < next ? over : next;
 }

@@ -100,6 +100,18 @@ void run_nodes_lost(struct run_nodes *nodes, int ranks, int code, const char *te
     }
 }
 
+int run_nodes_admitted(struct run_nodes *nodes, int rank) {
+    char key[64], text[16] = "";
+    void *value;
+    size_t len;
+    snprintf(key, sizeof key, RDI_STORE_ADMITTED "%d", rank);
+    if (rdi_store_tcp_ops.get(nodes->store, key, &value, &len, 0) == RONDO_OK) {
+        memcpy(text, value, len < sizeof text ? len : sizeof text - 1);
+        free(value);
+    }
+    return atoi(text);
+}
+
 int run_nodes_losses(struct run_nodes *nodes, int *code, char text[RUN_TEXT], char said[RUN_TEXT]) {
     int lost = 0;
     said[0] = '\0';

@@ -186,7 +186,7 @@ static rondo_status run_ranks(struct launch *l, int *exit_code) {
     job->group.grace = (uint64_t)(l->o.grace * 1e9);
     s = watch(job, job->group.epfd, RUN_EV_GROUP);
     if (s == RONDO_OK) {
-        s = run_elastic_open(job);
+        s = run_elastic_open(job, l->server);
     }
     if (s == RONDO_OK) {
         job->start_rank = start_rank;
@@ -198,7 +198,6 @@ static rondo_status run_ranks(struct launch *l, int *exit_code) {
         *exit_code = run_loop(job);
     }
     rdi_group_close(&job->group);
-    run_elastic_close(job);
     return s;
 }
 
@@ -231,6 +230,7 @@ static int run_job(struct launch *l) {
         exit_code = complain(RUN_EXIT_ERROR);
     }
     rdi_store_server_stop(l->server);
+    run_elastic_close(job);
     run_nodes_close(job->nodes);
     run_input_close(&job->input);
     run_output_close(job->output);

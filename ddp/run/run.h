@@ -179,6 +179,8 @@ void run_nodes_done(struct run_nodes *nodes);
 void run_nodes_lost(struct run_nodes *nodes, int ranks, int code, const char *text);
 // Elastic, node 0: the ranks that the other nodes have lost; *code and text: of the first loss. `said`
 // receives a line on each node that is gone and was not told of before, one a call; "" when none.
+// Elastic: the restart of a rank of this node that has had a part in the job, 0 = none.
+int run_nodes_admitted(struct run_nodes *nodes, int rank);
 int run_nodes_losses(struct run_nodes *nodes, int *code, char text[RUN_TEXT], char said[RUN_TEXT]);
 // NULL is allowed. On node 0 the server of the store must have been stopped before.
 void run_nodes_close(struct run_nodes *nodes);
@@ -213,13 +215,18 @@ struct run_elastic {
     bool
         spoiled; // `late` is set: a rank failed that had never failed before, when others had finished
     struct rdi_exit late;
+    uint64_t
+        over_at; // the job is over, and only ranks that were not admitted any more are left; 0 = no
     struct run_fate {
         int restarts;
         uint64_t due;      // when to start it again; 0 = not at all
         struct rdi_exit e; // how it failed last
-    } * ranks;             // by local rank
+        // The restart that has a part in the job, 0 = none; told by the store's thread.
+        _Atomic int admitted;
+    } * ranks; // by local rank
 };
-rondo_status run_elastic_open(struct run_job *job);
+// `server`: of the store, NULL where another node's launcher serves it.
+rondo_status run_elastic_open(struct run_job *job, struct rdi_store_server *server);
 void run_elastic_close(struct run_job *job);
 // Deals with ranks that failed, starts those whose time has come, and ends the job when too few are left.
 void run_elastic_step(struct run_job *job, uint64_t now);

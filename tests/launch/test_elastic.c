@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SOON_S 8.0
+
 static void test_restart(void **state) {
     (void)state;
     struct launched l;
@@ -114,6 +116,17 @@ static void test_late_failure(void **state) {
     release(&l);
 }
 
+// Ranks that wait to be admitted to a job which is over are ended, and do not spoil it.
+static void test_latecomers(void **state) {
+    (void)state;
+    struct launched l;
+    RUN(&l, 0, "--elastic", "1:3", "--max-restarts", "5", "--grace", "0.3", RANK, "1/0:exit=6",
+        "1/1:sleep=100000", "sleep=500");
+    assert_contains(l.text[1], "the job is over; 1 ranks that were started again came too late");
+    assert_true(l.seconds < SOON_S);
+    release(&l);
+}
+
 // What a failed rank left running ends before its successor begins.
 static void test_nothing_of_the_predecessor_is_left(void **state) {
     (void)state;
@@ -210,6 +223,7 @@ int main(void) {
         cmocka_unit_test(test_enough_left),
         cmocka_unit_test(test_all_restarts_used),
         cmocka_unit_test(test_late_failure),
+        cmocka_unit_test(test_latecomers),
         cmocka_unit_test(test_nothing_of_the_predecessor_is_left),
         cmocka_unit_test(test_signals_end_it),
         cmocka_unit_test(test_timeout_ends_it),

@@ -80,7 +80,9 @@ rondo_status rdi_store_server_start_limited(const char *addr, int port, const st
                                             const struct rdi_store_limits *limits,
                                             struct rdi_store_server **out);
 // Tells of each value that is set under a key with this prefix, wills too, in order, on the server's
-// thread, which it must not hold up. Call it before anybody knows the port; the strings stay the caller's.
+// thread, which it must not hold up. At most RDI_STORE_TOLD times; call it before anybody can set such a
+// key. The string stays the caller's.
+#define RDI_STORE_TOLD 2
 typedef void (*rdi_store_told)(void *arg, const char *key, const void *value, size_t len);
 void rdi_store_server_tell(struct rdi_store_server *s, const char *prefix, rdi_store_told told,
                            void *arg);

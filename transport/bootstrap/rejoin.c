@@ -4,6 +4,7 @@
 //
 //   rank r, after the meeting          set rondo/member/<r> = start number, record
 //   rank r, started again              set the same anew; get those of all others
+//   rank r, when it is one of them     set rondo/admitted/<r> = start number
 //
 // A store that the launcher serves outlives ranks and belongs to one job, so the keys need no session.
 #include "transport/bootstrap/exchange.h"
@@ -55,6 +56,14 @@ rondo_status rdi_bootstrap_publish(struct rdi_bootstrap *b, uint32_t number, con
     rondo_status s = rdi_set_key(b, key, value, 4 + len, b->timeout_ms);
     free(value);
     return s;
+}
+
+// For the launcher: from now on this process has a part in the job.
+rondo_status rdi_bootstrap_admitted(struct rdi_bootstrap *b, uint32_t number) {
+    char key[RDI_KEY_CAP], text[16];
+    snprintf(key, sizeof key, RDI_STORE_ADMITTED "%d", b->rank);
+    snprintf(text, sizeof text, "%u", number);
+    return rdi_set_key(b, key, text, strlen(text), b->timeout_ms);
 }
 
 rondo_status rdi_bootstrap_member(struct rdi_bootstrap *b, int rank, uint32_t *number,

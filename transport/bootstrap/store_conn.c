@@ -176,16 +176,18 @@ static void begin_reply(struct rdi_store_server *s, struct rdi_conn *c, rondo_st
 
 static void tell(struct rdi_store_server *s, const uint8_t *key, size_t key_len,
                  const struct rdi_value *value) {
+    struct rdi_store_tell list[RDI_STORE_TOLD];
     char name[RDI_STORE_KEY_MAX + 1];
     pthread_mutex_lock(&s->lock);
-    const char *prefix = s->prefix;
-    rdi_store_told told = s->told;
-    void *arg = s->told_arg;
+    int n = s->ntell;
+    memcpy(list, s->tell, sizeof list);
     pthread_mutex_unlock(&s->lock);
-    if (prefix != NULL && key_len >= strlen(prefix) && memcmp(key, prefix, strlen(prefix)) == 0) {
-        memcpy(name, key, key_len);
-        name[key_len] = '\0';
-        told(arg, name, value->bytes, value->len);
+    memcpy(name, key, key_len);
+    name[key_len] = '\0';
+    for (int i = 0; i < n; i++) {
+        if (strncmp(name, list[i].prefix, strlen(list[i].prefix)) == 0) {
+            list[i].told(list[i].arg, name, value->bytes, value->len);
+        }
     }
 }
 

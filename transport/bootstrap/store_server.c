@@ -211,9 +211,9 @@ uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size
 void rdi_store_server_tell(struct rdi_store_server *s, const char *prefix, rdi_store_told told,
                            void *arg) {
     pthread_mutex_lock(&s->lock);
-    s->prefix = prefix;
-    s->told = told;
-    s->told_arg = arg;
+    if (s->ntell < RDI_STORE_TOLD) {
+        s->tell[s->ntell++] = (struct rdi_store_tell){prefix, told, arg};
+    }
     pthread_mutex_unlock(&s->lock);
 }
 

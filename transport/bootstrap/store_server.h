@@ -54,10 +54,13 @@ struct rdi_store_server {
     uint64_t check_at;        // no deadline is earlier; UINT64_MAX: none
     uint64_t accept_again_at; // 0: accepting
     bool closing;
-    pthread_mutex_t lock; // for the next five
-    const char *prefix;   // of keys whose values are told of; NULL: none
-    rdi_store_told told;
-    void *told_arg;
+    pthread_mutex_t lock; // for the next four
+    struct rdi_store_tell {
+        const char *prefix; // of keys whose values are told of
+        rdi_store_told told;
+        void *arg;
+    } tell[RDI_STORE_TOLD];
+    int ntell;
     uint64_t strangers_dropped;
     char last_stranger[320];
     _Atomic size_t clients_now;

@@ -228,6 +228,7 @@ static void refused(struct rdi_tcp_link *l, const struct rdi_tcp_path *p,
         return;
     }
     char who[128];
+    l->base.answered = true;
     rdi_tcp_link_fail(l, r->status, "refused by %s: %s", rdi_tcp_peer_name(l, who, sizeof who),
                       r->text);
 }

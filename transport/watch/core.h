@@ -138,7 +138,7 @@ struct rdi_watch {
     uint8_t *record;
     size_t record_len;
     bool has_live;
-    uint64_t acked_join[RDI_WATCH_SET], live_join[RDI_WATCH_SET], join_at, join_epoch;
+    uint64_t acked_join[RDI_WATCH_SET], live_join[RDI_WATCH_SET], join_at, join_epoch, join_heard;
     bool has_invite;
     struct rdi_watch_invite invite;
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LONELY (10000 * RDI_W_MS) // a newcomer whom nobody answers gives up
+#define LONELY (10000 * RDI_W_MS) // a newcomer whom nobody of the job answers gives up
 #define AGAIN (300 * RDI_W_MS)
 
 // ---- The newcomer --------------------------------------------------------------------------------
@@ -38,6 +38,7 @@ static void send_record(struct rdi_watch *w, int to) {
 }
 
 void rdi_w_on_join_ack(struct rdi_watch *w, int from, const struct rdi_w_live *m) {
+    w->join_heard = rdi_w_now(w);
     if (!w->joining || m->incarnation != w->incarnation || m->epoch < w->join_epoch) {
         return;
     }
@@ -67,13 +68,12 @@ int rdi_w_join_progress(struct rdi_watch *w, uint64_t now) {
     if (!w->joining || now < w->join_at || w->state != RONDO_OK) {
         return 0;
     }
-    bool all = w->has_live, linked = false;
+    bool all = w->has_live;
     int lowest = -1;
     w->join_at = now + AGAIN;
     for (int i = 0; i < w->size; i++) {
         w->ranks[i].wanted = i != w->rank;
         if (i != w->rank && rdi_w_linked(w, i)) {
-            linked = true;
             send_record(w, i);
         }
         if (w->has_live && rdi_set_has(w->live_join, i) && i != w->rank) {
@@ -81,7 +81,8 @@ int rdi_w_join_progress(struct rdi_watch *w, uint64_t now) {
             all = all && rdi_set_has(w->acked_join, i);
         }
     }
-    if (!linked && now > w->began + LONELY) {
+    // Other newcomers may be there, but they cannot let it in.
+    if (now > (w->join_heard > w->began ? w->join_heard : w->began) + LONELY) {
         rdi_w_end(
             w, RONDO_ERR_PEER,
             "rank %d was started again, but no rank of its job answers: all of them have ended",

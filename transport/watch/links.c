@@ -269,10 +269,11 @@ static bool connects(const struct rdi_watch *w, int rank, uint64_t now) {
 }
 
 // A link that was up may have failed because the other end replaced it. A new one tells: its address was given to
-// us when it listened already, so a connection that is refused at once means that the process is gone.
+// us when it listened already, so a connection that is refused at once means that the process is gone, unless it was
+// that process that refused it: it may have closed the link that we come back to.
 static void link_failed(struct rdi_watch *w, int rank, uint64_t now) {
     struct rdi_w_rank *r = &w->ranks[rank];
-    bool peer = r->link->status == RONDO_ERR_PEER;
+    bool peer = r->link->status == RONDO_ERR_PEER && !r->link->answered;
     rdi_log(&w->env, RONDO_LOG_DEBUG, "the watch's link to rank %d failed: %s", rank, r->link->why);
     if (peer && !r->was_up) {
         rdi_w_evidence(w, rank, RDI_CAUSE_DEAD,

@@ -71,8 +71,9 @@ void rdi_w_evidence(struct rdi_watch *w, int rank, enum rdi_watch_cause cause, c
                     ...) {
     struct rdi_w_rank *r = &w->ranks[rank];
     char text[RDI_WATCH_TEXT], who[160];
-    if (rank == w->rank || !rdi_w_live(w, rank) || w->closing || w->state != RONDO_OK ||
-        (r->own && (r->cause == cause || r->cause == RDI_CAUSE_DEAD)) ||
+    // A newcomer is nobody's judge: members may close its links when they decide about its predecessor.
+    if (rank == w->rank || w->joining || !rdi_w_live(w, rank) || w->closing ||
+        w->state != RONDO_OK || (r->own && (r->cause == cause || r->cause == RDI_CAUSE_DEAD)) ||
         (cause != RDI_CAUSE_DEAD && rdi_w_now(w) < r->alive_until)) {
         return;
     }
@@ -435,7 +436,9 @@ void rdi_w_on_commit(struct rdi_watch *w, int from, const struct rdi_w_decision 
         }
     }
     for (int i = 0; i < w->size; i++) {
-        if (rdi_set_has(d.failed, i) && rdi_w_live(w, i)) {
+        // Of a newcomer that has not joined yet its predecessor is meant.
+        bool before = i == w->rank && w->joining;
+        if (rdi_set_has(d.failed, i) && rdi_w_live(w, i) && !before) {
             lowest = lowest < 0 ? i : lowest;
             fail_rank(w, i, &d, lowest);
         }
