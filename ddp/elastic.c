@@ -127,7 +127,7 @@ static rondo_status join(struct rondo_ddp *d, rondo_status prepared) {
     return s;
 }
 
-// After a vote that demands it. RONDO_AGAIN: the newcomers are gone again, and nothing has changed.
+// After a vote that demands it. RONDO_AGAIN: the newcomers are gone again, and all is as it was.
 static rondo_status mend(struct rondo_ddp *d, bool grow) {
     struct outcome o;
     rondo_status s = RONDO_OK;
@@ -188,15 +188,16 @@ rondo_status rdi_ddp_settle(struct rondo_ddp *d, rondo_status s) {
     if (s != RONDO_OK || (o.done && !o.newcomers)) {
         return s;
     }
-    s = mend(d, o.done);
-    if (s != RONDO_OK) {
-        return s == RONDO_AGAIN ? RONDO_OK : s;
-    }
+    // Back to where the step began, before a newcomer gets to see it.
     rdi_ddp_reset_step(d);
     s = rdi_ddp_zero(d);
     if (s == RONDO_OK && d->restore) {
         d->restore(d->hook_arg);
     }
-    d->stats.retries += s == RONDO_OK;
-    return s == RONDO_OK ? RONDO_RETRY_STEP : s;
+    s = s == RONDO_OK ? mend(d, o.done) : s;
+    if (s != RONDO_OK && s != RONDO_AGAIN) {
+        return s;
+    }
+    d->stats.retries++;
+    return RONDO_RETRY_STEP;
 }

@@ -10,7 +10,7 @@
 #include <string.h>
 
 bool gpt_curve_open(struct gpt_curve *c, const char *csv_name, struct gpt_error *e) {
-    struct gpt_curve curve = {.csv_name = csv_name};
+    struct gpt_curve curve = {.csv_name = csv_name, .careful = c->careful};
     if (csv_name) {
         if (!(curve.csv = fopen(csv_name, "we"))) {
             return gpt_fail(e, "cannot write %s: %s", csv_name, strerror(errno));
@@ -19,6 +19,21 @@ bool gpt_curve_open(struct gpt_curve *c, const char *csv_name, struct gpt_error 
     }
     *c = curve;
     return true;
+}
+
+bool gpt_curve_take_over(struct gpt_curve *c, const char *csv_name, struct gpt_error *e) {
+    if (!(c->csv = fopen(csv_name, "ae"))) {
+        return gpt_fail(e, "cannot go on with %s: %s", csv_name, strerror(errno));
+    }
+    c->csv_name = csv_name;
+    return true;
+}
+
+void gpt_curve_hand_over(struct gpt_curve *c) {
+    if (c->csv && fclose(c->csv) != 0 && !c->csv_error) {
+        c->csv_error = errno;
+    }
+    c->csv = NULL;
 }
 
 // Nothing between two commas says "not measured", which every reader of such files understands.
@@ -53,7 +68,7 @@ bool gpt_curve_add(struct gpt_curve *c, const struct gpt_point *p, struct gpt_er
     c->point[c->count++] = *p;
     if (c->csv) {
         write_row(c->csv, p);
-        if (!isnan(p->held)) {
+        if (c->careful || !isnan(p->held)) {
             fflush(c->csv); // for those who watch the file
         }
         if (ferror(c->csv) && !c->csv_error) {
@@ -64,12 +79,9 @@ bool gpt_curve_add(struct gpt_curve *c, const struct gpt_point *p, struct gpt_er
 }
 
 bool gpt_curve_close(struct gpt_curve *c, struct gpt_error *e) {
-    bool ok = true;
-    if (c->csv) {
-        const int last = fclose(c->csv) == 0 ? 0 : errno;
-        const int why = c->csv_error ? c->csv_error : last;
-        ok = !why || gpt_fail(e, "cannot write all of %s: %s", c->csv_name, strerror(why));
-    }
+    gpt_curve_hand_over(c);
+    const bool ok = !c->csv_error ||
+                    gpt_fail(e, "cannot write all of %s: %s", c->csv_name, strerror(c->csv_error));
     free(c->point);
     memset(c, 0, sizeof *c);
     return ok;

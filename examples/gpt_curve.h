@@ -26,11 +26,15 @@ struct gpt_curve {
     FILE *csv; // NULL = none
     const char *csv_name;
     int csv_error; // errno of the first write that failed
+    bool careful;  // each line is written at once: this process may be killed
 };
 
-// Starts an empty curve. With a name, each point is also written to that file, as comma-separated
+// Starts an empty curve; `careful` stays as it is. With a name, each point is also written to that file, as comma-separated
 // values under a header line; the name must stay valid. The caller ends it with gpt_curve_close().
 bool gpt_curve_open(struct gpt_curve *c, const char *csv_name, struct gpt_error *e);
+// Goes on with the file of another process that wrote it before, and stops writing so that another can.
+bool gpt_curve_take_over(struct gpt_curve *c, const char *csv_name, struct gpt_error *e);
+void gpt_curve_hand_over(struct gpt_curve *c);
 bool gpt_curve_add(struct gpt_curve *c, const struct gpt_point *p, struct gpt_error *e);
 
 // Frees the curve. False when the file could not be written in full.

@@ -116,17 +116,24 @@ static void copy_window(const uint8_t *text, size_t start, int context, uint8_t 
 }
 
 int gpt_share_count(const struct gpt_share *s) {
-    return (int)((s->batch - s->rank + s->world - 1) / s->world);
+    uint64_t first, count;
+    const bool ok = rondo_sampler_share((uint64_t)s->batch, s->rank, s->world, &first, &count) ==
+                    RONDO_OK;
+    return ok ? (int)count : 0;
 }
 
 // The sampler is asked as if there were one rank, by the number of the sequence in the whole run.
 // That deals the same sequences to a step whatever the number of ranks, also where the batch does
 // not divide by it.
 bool gpt_train_batch(const struct gpt_corpus *c, const struct gpt_share *s, uint64_t seed,
-                     uint64_t step, int context, uint8_t *in, uint8_t *target) {
+                     uint64_t step, int context, uint8_t *in, uint8_t *target, uint64_t *sample) {
     const uint64_t windows = c->train_len / (size_t)context - 1;
-    for (int64_t i = s->rank; i < s->batch; i += s->world, in += context, target += context) {
-        const uint64_t sequence = step * (uint64_t)s->batch + (uint64_t)i;
+    uint64_t first, count;
+    if (rondo_sampler_share((uint64_t)s->batch, s->rank, s->world, &first, &count) != RONDO_OK) {
+        return false;
+    }
+    for (uint64_t i = 0; i < count; i++, in += context, target += context) {
+        const uint64_t sequence = step * (uint64_t)s->batch + first + i;
         const rondo_sampler sampler = {.samples = windows,
                                        .seed = seed,
                                        .epoch = sequence / windows,
@@ -141,6 +148,9 @@ bool gpt_train_batch(const struct gpt_corpus *c, const struct gpt_share *s, uint
         // Each epoch cuts the text at other places.
         const uint64_t shift = gpt_random(seed, sampler.epoch) % (uint64_t)context;
         copy_window(c->train, window * (uint64_t)context + shift, context, in, target);
+        if (sample) {
+            sample[i] = sampler.epoch * windows + window;
+        }
     }
     return true;
 }

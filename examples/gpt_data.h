@@ -26,7 +26,7 @@ void gpt_corpus_free(struct gpt_corpus *c);
 // Hash of the text and of how it was cut, by which the ranks see whether they have the same.
 uint64_t gpt_corpus_hash(const struct gpt_corpus *c);
 
-// How a global batch is dealt out: sequences rank, rank + world, ... of `batch`.
+// How a global batch is dealt out: in parts that follow each other, as rondo_sampler_share() says.
 struct gpt_share {
     int rank, world;
     int64_t batch;
@@ -35,9 +35,9 @@ int gpt_share_count(const struct gpt_share *s);
 
 // This rank's sequences of a step: in[count][context], and target[count][context], which are the
 // bytes that follow. The windows of a step depend on seed, step and batch, not on the number of
-// ranks.
+// ranks. sample[count], if not NULL, receives a number for each window, which comes once in a run.
 bool gpt_train_batch(const struct gpt_corpus *c, const struct gpt_share *s, uint64_t seed,
-                     uint64_t step, int context, uint8_t *in, uint8_t *target);
+                     uint64_t step, int context, uint8_t *in, uint8_t *target, uint64_t *sample);
 
 // The held-out windows: how many there are (at most `limit`), and number i, spread evenly over the
 // text.

@@ -24,8 +24,8 @@ struct gpt_options {
     // What is shown and kept.
     int64_t eval_every, save_every, sample;
     double temperature;
-    const char *checkpoint, *resume, *plot, *csv, *trace; // NULL = none
-    bool live, quiet;
+    const char *checkpoint, *resume, *plot, *csv, *trace, *samples; // NULL = none
+    bool live, quiet, elastic;
 };
 
 enum gpt_options_result { GPT_OPTIONS_RUN, GPT_OPTIONS_HELP, GPT_OPTIONS_WRONG };

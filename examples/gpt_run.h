@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <rondo/rondo.h>
 
@@ -16,6 +17,17 @@
 #include "gpt_options.h"
 #include "gpt_report.h"
 
+// What all ranks know alike of the run, and one that comes later is told.
+struct gpt_course {
+    uint64_t first_step;
+    uint64_t begun;  // the loss before the first step was measured
+    int64_t signal;  // that ended the run
+    double fraction; // of the run that is done, as rank 0 sees it
+    double seconds;  // since training began
+    double tested;   // of these, spent on held-out text
+    double held_first, held_last;
+};
+
 struct gpt_run {
     struct gpt_options o;
     struct gpt_corpus corpus;
@@ -23,19 +35,22 @@ struct gpt_run {
     struct gpt_model model;
     struct gpt_adamw adamw;
     struct gpt_activations *act;
+    int room;             // sequences for which there is memory
     uint8_t *in, *target; // this rank's sequences
-    rondo_comm *comm;
+    uint64_t *sample;     // and their numbers
+    rondo_comm *job;      // from rondo_init()
+    rondo_comm *comm;     // of the ranks that take part now
     rondo_ddp *ddp;
     struct gpt_share share; // rank, world size, global batch
     struct gpt_gradients gradients;
     struct gpt_curve curve; // rank 0
     struct gpt_progress progress;
-    double began;    // clock at which training began
-    double tested;   // seconds of that spent on held-out text
-    double fraction; // of the run that is done, as rank 0 sees it
-    double held_first, held_last;
-    uint64_t first_step;
-    int signal;      // that ended the run
+    struct gpt_course course;
+    double began;  // clock at which training began
+    double waited; // elastic: seconds waited for gradients before rondo_ddp_finish()
+    FILE *samples; // log of windows; NULL = none
+    bool elastic;
+    bool shaken;     // elastic: a collective failed; gpt_agree() will tell what becomes of it
     int code;        // to exit with if it failed
     bool everywhere; // all ranks know of the failure by themselves
     bool failed;     // `error` says why
@@ -43,6 +58,7 @@ struct gpt_run {
 };
 
 // For a call of Rondo: true if it succeeded, else keeps its reason, unless there is an earlier one.
+// In elastic training, what failed with the communicator only marks the run as shaken.
 bool gpt_succeeded(struct gpt_run *r, rondo_status status, const char *doing);
 
 // For everything else, which leaves its reason in r->error by itself: marks the run as failed
@@ -52,6 +68,30 @@ bool gpt_worked(struct gpt_run *r, bool ok);
 // Finds the first rank whose value is not that of rank 0, or 0 if there is none; *value becomes
 // that of rank 0. Collective.
 bool gpt_compare(struct gpt_run *r, uint64_t *value, int *odd);
+
+// ---- Elastic training (gpt_elastic.c) -----------------------------------------------------------
+//
+// All that ranks do together between two steps, or before and after all steps, is done by all that
+// are left or by none. GPT_AGAIN: repeat it; ranks, and this one's share, may have changed.
+
+enum gpt_verdict { GPT_COUNTS, GPT_AGAIN, GPT_OVER };
+
+// Ends such a part by rondo_ddp_finish() or rondo_ddp_commit(); without --elastic, too.
+enum gpt_verdict gpt_agree(struct gpt_run *r, rondo_status (*call)(rondo_ddp *ddp),
+                           const char *doing);
+
+// The communicator as it is now, this rank's share and its duties in it.
+bool gpt_regroup(struct gpt_run *r);
+
+// Memory for this rank's share.
+bool gpt_make_room(struct gpt_run *r);
+
+// The rank in the job, which is the same in each life of a process; that in a communicator may not be.
+int gpt_job_rank(const struct gpt_run *r);
+
+// The file of windows, and a line of it for the step that has just counted.
+bool gpt_samples_open(struct gpt_run *r);
+bool gpt_samples_add(struct gpt_run *r, uint64_t step);
 
 // From options, text and communicator to ranks that are ready to train, all with the same
 // parameters. Collective.

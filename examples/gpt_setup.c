@@ -11,6 +11,10 @@
 #include "gpt_run.h"
 
 bool gpt_succeeded(struct gpt_run *r, rondo_status status, const char *doing) {
+    if (status != RONDO_OK && r->elastic && r->ddp && rondo_comm_error(r->comm) != RONDO_OK) {
+        r->shaken = true;
+        return false;
+    }
     if (status != RONDO_OK && !r->failed) {
         r->failed = true;
         gpt_fail(&r->error, "%s: %s", doing, rondo_last_error());
@@ -56,6 +60,16 @@ static bool create_ddp(struct gpt_run *r) {
     options.device = r->device->ordinal;
     options.stream = r->device->stream;
     options.first_bucket_bytes = options.bucket_bytes = (size_t)r->o.bucket << 10;
+    // What a rank that comes later needs besides parameters. Nothing has to be saved for a step that
+    // is repeated: it is a function of parameters and its number.
+    const size_t moments = r->adamw.count * sizeof(float);
+    const rondo_ddp_state states[] = {{r->adamw.host_m, moments},
+                                      {r->adamw.host_v, moments},
+                                      {&r->adamw.steps, sizeof r->adamw.steps},
+                                      {&r->course, sizeof r->course}};
+    options.elastic = r->elastic;
+    options.states = states;
+    options.nstates = sizeof states / sizeof states[0];
     bool ok = gpt_succeeded(r, rondo_ddp_create(r->comm, params, m->tensors, &options, &r->ddp),
                             "creating DDP");
     free(params);
@@ -115,7 +129,7 @@ static bool prepare_files(struct gpt_run *r) {
                        "starting")) {
         return false;
     }
-    r->adamw.steps = r->first_step = outcome.steps;
+    r->adamw.steps = r->course.first_step = outcome.steps;
     r->everywhere = !outcome.ok;
     return gpt_worked(r, outcome.ok || gpt_fail(&r->error, "%.511s", outcome.why.text));
 }
@@ -146,10 +160,20 @@ static bool open_device(struct gpt_run *r) {
     return true;
 }
 
+// What ranks that begin together do. A newcomer's peers are in the middle of a step: it gets all from
+// them when its DDP is created.
+static bool begin_together(struct gpt_run *r) {
+    return rondo_comm_is_newcomer(r->job) ||
+           (same_start(r) && prepare_files(r) && spread_moments(r));
+}
+
 bool gpt_set_up(struct gpt_run *r) {
     const struct gpt_options *o = &r->o;
     const struct gpt_shape shape = gpt_options_shape(o);
     struct gpt_error *e = &r->error;
+    r->comm = r->job;
+    r->elastic = o->elastic || getenv("RONDO_ELASTIC");
+    r->curve.careful = r->elastic;
     r->share = (struct gpt_share){
         .rank = rondo_comm_rank(r->comm), .world = rondo_comm_size(r->comm), .batch = o->batch};
     if (o->batch < r->share.world) {
@@ -162,16 +186,10 @@ bool gpt_set_up(struct gpt_run *r) {
     }
     r->progress =
         (struct gpt_progress){.live = o->live || isatty(STDOUT_FILENO), .quiet = o->quiet};
-    const int sequences = gpt_share_count(&r->share);
-    const size_t bytes = (size_t)sequences * (size_t)o->context;
-    r->in = malloc(bytes);
-    r->target = malloc(bytes);
-    return gpt_worked(r, (r->in && r->target) ||
-                             gpt_fail(e, "no memory for a batch of %zu bytes", bytes)) &&
-           open_device(r) &&
+    return open_device(r) &&
            gpt_worked(r, gpt_model_create(&r->model, &shape, (uint64_t)o->seed, e)) &&
            gpt_worked(r, gpt_model_move(&r->model, r->device, e)) &&
-           gpt_worked(r, gpt_adamw_create(&r->adamw, &r->model, o->decay, e)) &&
-           gpt_worked(r, (r->act = gpt_activations_create(&r->model, sequences, e)) != NULL) &&
-           same_start(r) && prepare_files(r) && spread_moments(r) && upload(r) && create_ddp(r);
+           gpt_worked(r, gpt_adamw_create(&r->adamw, &r->model, o->decay, e)) && gpt_make_room(r) &&
+           gpt_samples_open(r) && begin_together(r) && upload(r) && create_ddp(r) &&
+           (!r->elastic || gpt_regroup(r));
 }

@@ -9,6 +9,8 @@
 //      as it is complete, so that it travels while earlier layers are computed   on_ready
 //   3. waits for the gradients that are still on their way                    rondo_ddp_finish
 //   4. makes the same optimizer step as all others.                           gpt_adamw_step
+// With --elastic, rondo_ddp_finish() may say that ranks have failed or come again: then the step is
+// repeated with those that there are (gpt_elastic.c).
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -87,7 +89,7 @@ static bool test(struct gpt_run *r, double *mean) {
         return false;
     }
     *mean = sum / ((double)windows * context);
-    r->tested += now() - start;
+    r->course.tested += now() - start;
     return true;
 }
 
@@ -114,50 +116,60 @@ static double fraction_done(const struct gpt_run *r) {
     return r->share.rank == 0 ? fmax(steps, time) : 0.0;
 }
 
-static bool no_number(struct gpt_run *r, const struct gpt_point *point) {
+static enum gpt_verdict no_number(struct gpt_run *r, const struct gpt_point *point) {
     r->everywhere = true;
-    return gpt_worked(r, gpt_fail(&r->error,
-                                  "the loss is no longer a number after %" PRIu64
-                                  " steps: lower --lr or raise "
-                                  "--warmup",
-                                  point->step));
+    gpt_worked(r, gpt_fail(&r->error,
+                           "the loss is no longer a number after %" PRIu64
+                           " steps: lower --lr or raise "
+                           "--warmup",
+                           point->step));
+    return GPT_OVER;
 }
 
 // After backward: adds up what the ranks tell each other, and reduces their gradients. A GPU still
 // computes them meanwhile; it is waited for only until the loss is known.
-static bool reduce(struct gpt_run *r, double tally[TALLY_SIZE]) {
+static enum gpt_verdict reduce(struct gpt_run *r, double tally[TALLY_SIZE]) {
     if (r->failed || !gpt_worked(r, gpt_loss(r->act, &tally[TALLY_LOSS], &r->error))) {
-        return false;
+        return GPT_OVER;
     }
     tally[TALLY_INTERRUPTED] = interrupted;
     tally[TALLY_TERMINATED] = terminated;
     tally[TALLY_FRACTION] = fraction_done(r);
     // Started before the wait for the gradients, so that the two share one wait.
     rondo_request *request = NULL;
-    if (!gpt_succeeded(r,
-                       rondo_all_reduce_start(tally, tally, TALLY_SIZE, RONDO_F64, RONDO_SUM,
-                                              r->comm, &request),
-                       "a step")) {
-        return false;
+    gpt_succeeded(
+        r,
+        rondo_all_reduce_start(tally, tally, TALLY_SIZE, RONDO_F64, RONDO_SUM, r->comm, &request),
+        "a step");
+    if (r->elastic) {
+        // It has a part in the vote, and the next step may have another communicator. Gradients travel meanwhile.
+        const double start = now();
+        gpt_succeeded(r, rondo_wait(&request), "a step");
+        r->waited += now() - start;
     }
-    const bool reduced = gpt_succeeded(r, rondo_ddp_finish(r->ddp), "reducing gradients");
-    return gpt_succeeded(r, rondo_wait(&request), "a step") && reduced;
+    const enum gpt_verdict verdict = gpt_agree(r, rondo_ddp_finish, "reducing gradients");
+    return gpt_succeeded(r, rondo_wait(&request), "a step") ? verdict : GPT_OVER;
 }
 
 // Forward, backward, reduction and optimizer. point->train, rate and norm are filled in.
-static bool train_step(struct gpt_run *r, struct gpt_point *point) {
+static enum gpt_verdict train_step(struct gpt_run *r, struct gpt_point *point) {
     const struct gpt_options *o = &r->o;
     const int context = (int)o->context, sequences = gpt_share_count(&r->share);
     const double tokens = (double)o->batch * context;
     if (!gpt_train_batch(&r->corpus, &r->share, (uint64_t)o->seed, r->adamw.steps, context, r->in,
-                         r->target)) {
-        return gpt_succeeded(r, RONDO_ERR_INVALID, "dealing out the batch");
+                         r->target, r->sample)) {
+        gpt_succeeded(r, RONDO_ERR_INVALID, "dealing out the batch");
+        return GPT_OVER;
     }
     gpt_forward(&r->model, r->act, r->in, sequences, context);
     gpt_backward(&r->model, r->act, r->target, (float)(1.0 / tokens), &r->gradients);
     double tally[TALLY_SIZE] = {0};
-    if (!reduce(r, tally)) {
-        return false;
+    const enum gpt_verdict verdict = reduce(r, tally);
+    if (verdict != GPT_COUNTS) {
+        return verdict;
+    }
+    if (!gpt_samples_add(r, r->adamw.steps)) {
+        return GPT_OVER;
     }
 
     point->train = tally[TALLY_LOSS] / tokens;
@@ -165,24 +177,24 @@ static bool train_step(struct gpt_run *r, struct gpt_point *point) {
         return no_number(r, point);
     }
     point->rate =
-        gpt_learning_rate(o->rate, 0.05, r->adamw.steps, (uint64_t)o->warmup, r->fraction);
+        gpt_learning_rate(o->rate, 0.05, r->adamw.steps, (uint64_t)o->warmup, r->course.fraction);
     gpt_adamw_step(&r->adamw, &r->model, &r->gradients, (float)point->rate, o->clip);
     if (!gpt_worked(r, gpt_adamw_norm(&r->adamw, &point->norm, &r->error))) {
-        return false;
+        return GPT_OVER;
     }
     if (!isfinite(point->norm)) {
         return no_number(r, point);
     }
-    r->fraction = tally[TALLY_FRACTION];
-    r->signal = tally[TALLY_INTERRUPTED] > 0.0  ? SIGINT
-                : tally[TALLY_TERMINATED] > 0.0 ? SIGTERM
-                                                : 0;
-    return true;
+    r->course.fraction = tally[TALLY_FRACTION];
+    r->course.signal = tally[TALLY_INTERRUPTED] > 0.0  ? SIGINT
+                       : tally[TALLY_TERMINATED] > 0.0 ? SIGTERM
+                                                       : 0;
+    return GPT_COUNTS;
 }
 
 static double speed(const struct gpt_run *r) {
-    const double seconds = now() - r->began - r->tested;
-    return (double)(r->adamw.steps - r->first_step) * (double)(r->o.batch * r->o.context) /
+    const double seconds = now() - r->began - r->course.tested;
+    return (double)(r->adamw.steps - r->course.first_step) * (double)(r->o.batch * r->o.context) /
            fmax(seconds, 1e-9);
 }
 
@@ -191,13 +203,14 @@ static void show(struct gpt_run *r, const struct gpt_point *p, bool measured) {
     const bool many = r->share.world > 1 && rondo_ddp_get_stats(r->ddp, &stats) == RONDO_OK;
     const struct gpt_status status = {
         .step = p->step,
-        .fraction = r->fraction,
+        .fraction = r->course.fraction,
         .seconds = now() - r->began,
         .speed = speed(r),
         .train = p->train,
-        .held = r->held_last,
-        .hidden = many && stats.total_comm > 0.0 ? 1.0 - stats.total_exposed / stats.total_comm
-                                                 : NAN,
+        .held = r->course.held_last,
+        .hidden = many && stats.total_comm > 0.0
+                      ? fmax(1.0 - (stats.total_exposed + r->waited) / stats.total_comm, 0.0)
+                      : NAN,
     };
     gpt_progress_show(&r->progress, &status, measured);
 }
@@ -211,6 +224,11 @@ static bool save(struct gpt_run *r) {
     if (!r->o.checkpoint || r->share.rank != 0) {
         return true;
     }
+    // Those who were lost, or cut off from the others, do not write over what the others have. What
+    // becomes of it shows at the next agreement.
+    if (r->elastic && rondo_comm_error(r->comm) != RONDO_OK) {
+        return true;
+    }
     gpt_adamw_fetch(&r->adamw);
     // What went wrong in a reduction on a GPU shows only now, and would be saved.
     rondo_ddp_stats stats = {.size = sizeof stats};
@@ -219,37 +237,68 @@ static bool save(struct gpt_run *r) {
            gpt_worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error));
 }
 
-static bool train(struct gpt_run *r) {
+// The held-out loss before the first step.
+static enum gpt_verdict begin(struct gpt_run *r) {
+    double held = NAN;
+    (void)test(r, &held);
+    const enum gpt_verdict verdict = gpt_agree(r, rondo_ddp_commit, "measuring the first loss");
+    if (verdict == GPT_COUNTS) {
+        struct gpt_course *c = &r->course;
+        c->begun = 1;
+        c->held_first = held;
+        c->tested = 0.0;
+        c->fraction = r->o.steps ? (double)c->first_step / (double)r->o.steps : 0.0;
+        r->began = now();
+    }
+    return verdict;
+}
+
+// One round of the loop, up to the optimizer's step; a loss that is due comes first.
+static enum gpt_verdict round_of(struct gpt_run *r, struct gpt_point *point, bool due) {
+    if (due && test(r, &r->course.held_last)) {
+        point->held = r->course.held_last;
+    }
+    point->seconds = r->course.seconds = now() - r->began;
+    if (r->shaken) {
+        return gpt_agree(r, rondo_ddp_finish, "measuring the loss");
+    }
+    return r->failed ? GPT_OVER : train_step(r, point);
+}
+
+// What was learned in a round, and what is kept of it.
+static bool conclude(struct gpt_run *r, const struct gpt_point *point, bool due) {
     const struct gpt_options *o = &r->o;
-    if (!test(r, &r->held_first)) {
+    // Whoever may come to be the lowest rank.
+    if ((r->share.rank == 0 || r->elastic) &&
+        !gpt_worked(r, gpt_curve_add(&r->curve, point, &r->error))) {
         return false;
     }
-    r->tested = 0.0;
-    r->began = now();
-    r->fraction = o->steps ? (double)r->first_step / (double)o->steps : 0.0;
-    for (bool begin = true; r->fraction < 1.0 && !r->signal; begin = false) {
+    if (r->share.rank == 0) {
+        show(r, point, due);
+    }
+    return (!due || save_picture(r)) &&
+           (!o->save_every || r->adamw.steps % (uint64_t)o->save_every != 0 || save(r));
+}
+
+static bool train(struct gpt_run *r) {
+    const struct gpt_options *o = &r->o;
+    struct gpt_course *c = &r->course;
+    enum gpt_verdict verdict = GPT_COUNTS;
+    r->began = now() - c->seconds; // of a newcomer
+    while (verdict != GPT_OVER && !c->begun) {
+        verdict = begin(r);
+    }
+    while (verdict != GPT_OVER && c->fraction < 1.0 && !c->signal) {
         const uint64_t step = r->adamw.steps;
-        struct gpt_point point = {.step = step, .held = begin ? r->held_first : NAN};
-        const bool due = !begin && o->eval_every && step % (uint64_t)o->eval_every == 0;
-        if (due && test(r, &r->held_last)) {
-            point.held = r->held_last;
-        }
-        point.seconds = now() - r->began;
-        if (r->failed || !train_step(r, &point)) {
-            return false;
-        }
-        if (r->share.rank == 0 && !gpt_worked(r, gpt_curve_add(&r->curve, &point, &r->error))) {
-            return false;
-        }
-        if (r->share.rank == 0) {
-            show(r, &point, due);
-        }
-        if ((due && !save_picture(r)) ||
-            (o->save_every && r->adamw.steps % (uint64_t)o->save_every == 0 && !save(r))) {
+        const bool first = step == c->first_step;
+        const bool due = !first && o->eval_every && step % (uint64_t)o->eval_every == 0;
+        struct gpt_point point = {.step = step, .held = first ? c->held_first : NAN};
+        verdict = round_of(r, &point, due);
+        if (verdict == GPT_COUNTS && !conclude(r, &point, due)) {
             return false;
         }
     }
-    return true;
+    return verdict != GPT_OVER;
 }
 
 // ---- The end ------------------------------------------------------------------------------------
@@ -266,7 +315,7 @@ static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
         !gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reading statistics")) {
         return false;
     }
-    double times[2] = {stats.total_comm, stats.total_exposed};
+    double times[2] = {stats.total_comm, fmin(stats.total_exposed + r->waited, stats.total_comm)};
     s->sent = stats.bytes_sent;
     if (!gpt_succeeded(r, rondo_all_reduce(times, times, 2, RONDO_F64, RONDO_AVG, r->comm),
                        "adding up times") ||
@@ -281,34 +330,45 @@ static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
     return true;
 }
 
-static bool finish(struct gpt_run *r) {
-    const double seconds = now() - r->began, tokens_per_second = speed(r);
-    struct gpt_summary s = {
+static struct gpt_summary summary_of(const struct gpt_run *r) {
+    return (struct gpt_summary){
         .ranks = r->share.world,
-        .steps = r->adamw.steps - r->first_step,
-        .seconds = seconds,
-        .speed = tokens_per_second,
-        .before = r->held_first,
+        .steps = r->adamw.steps - r->course.first_step,
+        .seconds = now() - r->began,
+        .speed = speed(r),
+        .before = r->course.held_first,
         .picture = r->o.plot,
         .checkpoint = r->o.checkpoint,
         .device = r->device->name,
         .windows = gpt_held_count(&r->corpus, (int)r->o.context, HELD_WINDOWS),
     };
-    if (!save(r) || !test(r, &s.after) || !summarise(r, &s)) {
+}
+
+static bool report(struct gpt_run *r, const struct gpt_summary *s) {
+    const struct gpt_point last = {.step = r->adamw.steps,
+                                   .seconds = s->seconds,
+                                   .rate = NAN,
+                                   .train = NAN,
+                                   .norm = NAN,
+                                   .held = s->after};
+    gpt_progress_end(&r->progress);
+    if (!gpt_worked(r, gpt_curve_add(&r->curve, &last, &r->error)) || !save_picture(r)) {
         return false;
     }
-    if (r->share.rank == 0) {
-        const struct gpt_point last = {.step = r->adamw.steps,
-                                       .seconds = seconds,
-                                       .rate = NAN,
-                                       .train = NAN,
-                                       .norm = NAN,
-                                       .held = s.after};
-        gpt_progress_end(&r->progress);
-        if (!gpt_worked(r, gpt_curve_add(&r->curve, &last, &r->error)) || !save_picture(r)) {
-            return false;
-        }
-        gpt_report(&s);
+    gpt_report(s);
+    return true;
+}
+
+static bool finish(struct gpt_run *r) {
+    struct gpt_summary s;
+    enum gpt_verdict verdict;
+    do {
+        s = summary_of(r);
+        (void)(test(r, &s.after) && summarise(r, &s) && save(r));
+        verdict = gpt_agree(r, rondo_ddp_commit, "the end");
+    } while (verdict == GPT_AGAIN);
+    if (verdict == GPT_OVER || (r->share.rank == 0 && !report(r, &s))) {
+        return false;
     }
     r->everywhere = !s.equal;
     return gpt_worked(r, s.equal ||
@@ -318,34 +378,38 @@ static bool finish(struct gpt_run *r) {
 // A signal ended the training: what was reached is saved. The ranks wait for that, because a
 // launcher takes the first rank that ends for a failure and ends the others.
 static int stop(struct gpt_run *r) {
+    enum gpt_verdict verdict;
     gpt_progress_end(&r->progress);
-    if (save(r) && r->share.rank == 0) {
+    do {
+        (void)(save(r) && gpt_succeeded(r, rondo_barrier(r->comm), "stopping"));
+        verdict = gpt_agree(r, rondo_ddp_commit, "stopping");
+    } while (verdict == GPT_AGAIN);
+    if (verdict == GPT_COUNTS && r->share.rank == 0) {
         printf("stopped by %s after %" PRIu64 " steps%s%s\n",
-               r->signal == SIGINT ? "SIGINT" : "SIGTERM", r->adamw.steps,
+               r->course.signal == SIGINT ? "SIGINT" : "SIGTERM", r->adamw.steps,
                r->o.checkpoint ? "; saved to " : "", r->o.checkpoint ? r->o.checkpoint : "");
         fflush(stdout);
     }
-    return !r->failed && gpt_succeeded(r, rondo_barrier(r->comm), "stopping") ? 128 + r->signal
-                                                                              : r->code;
+    return verdict == GPT_COUNTS ? 128 + (int)r->course.signal : r->code;
 }
 
 // The library writes it; it ends with the communicator.
 static bool trace(struct gpt_run *r) {
     char path[4096];
-    snprintf(path, sizeof path, rondo_comm_size(r->comm) > 1 ? "%s.%d" : "%s", r->o.trace,
-             rondo_comm_rank(r->comm));
-    return gpt_succeeded(r, rondo_trace_start(r->comm, path), "--trace");
+    snprintf(path, sizeof path, rondo_comm_size(r->job) > 1 ? "%s.%d" : "%s", r->o.trace,
+             gpt_job_rank(r));
+    return gpt_succeeded(r, rondo_trace_start(r->job, path), "--trace");
 }
 
 static int run(struct gpt_run *r) {
-    if (!gpt_succeeded(r, rondo_init(NULL, &r->comm), "joining the job") ||
+    if (!gpt_succeeded(r, rondo_init(NULL, &r->job), "joining the job") ||
         (r->o.trace && !trace(r)) || !gpt_set_up(r)) {
         return r->code;
     }
     catch_signals(on_signal);
     const bool ok = train(r);
-    catch_signals(r->signal ? SIG_IGN : SIG_DFL);
-    if (ok && r->signal) {
+    catch_signals(r->course.signal ? SIG_IGN : SIG_DFL);
+    if (ok && r->course.signal) {
         return stop(r);
     }
     return ok && finish(r) ? 0 : r->code;
@@ -367,13 +431,16 @@ static int leave(struct gpt_run *r, int code) {
         (void)rondo_comm_abort(r->comm, r->error.text);
     }
     const bool failed = r->failed;
+    r->elastic = false; // nobody votes any more
     gpt_succeeded(r, rondo_ddp_destroy(r->ddp), "leaving");
-    gpt_succeeded(r, rondo_comm_destroy(r->comm), "leaving");
+    gpt_succeeded(r, rondo_comm_destroy(r->job), "leaving");
     if (code == 0 && r->share.rank == 0 && r->o.sample) {
         gpt_worked(r, gpt_sample(&r->model, r->act, (uint64_t)r->o.seed, r->o.temperature,
                                  (size_t)r->o.sample, &r->error));
     }
     gpt_worked(r, gpt_curve_close(&r->curve, &r->error));
+    gpt_worked(r, !r->samples || fclose(r->samples) == 0 ||
+                      gpt_fail(&r->error, "cannot write %s", r->o.samples));
     if (r->failed && !failed) {
         complain(r);
         code = 1;
@@ -386,11 +453,13 @@ static int leave(struct gpt_run *r, int code) {
     gpt_options_free(&r->o);
     free(r->in);
     free(r->target);
+    free(r->sample);
     return code;
 }
 
 int main(int argc, char **argv) {
-    struct gpt_run r = {.held_first = NAN, .held_last = NAN, .code = 1, .device = gpt_cpu()};
+    struct gpt_run r = {
+        .course = {.held_first = NAN, .held_last = NAN}, .code = 1, .device = gpt_cpu()};
     switch (gpt_options_parse(argc, argv, &r.o, &r.error)) {
     case GPT_OPTIONS_HELP:
         gpt_options_help(stdout);

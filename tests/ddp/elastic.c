@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Elastic training through the public interface, as one rank of rondo-run --elastic:
-//   elastic OPTIONS STEPS [R[/K]:POINT[@STEP]]...
+//   elastic OPTIONS STEPS[+LIVES] [R[/K]:POINT[@STEP]]...
+// Trains for so many steps, and on until all ranks together have been started again LIVES times.
 // Rank R, in its K-th life (0: the first), kills itself at that point: "start" and "create" (before rondo_init() and
 // rondo_ddp_create()), "backward" (half of the gradients handed over), "finish" (before it), "save" (the step has just
 // counted), "own" (before its own collective), "restore" (after a loss), "end" (before the last commit), or "after=US"
@@ -27,7 +28,7 @@ static struct run {
     float *value[PARAMS], *moment[PARAMS];
     char name[PARAMS][16];
     struct {
-        uint64_t steps, generator;
+        uint64_t steps, generator, lives;
     } counters;
     uint64_t saved; // the generator as save() found it
     unsigned saves, restores;
@@ -76,21 +77,30 @@ static float gradient(uint64_t sample, size_t i, size_t k, uint64_t generator) {
     return (float)((sample * 3 + i * 5 + k + (generator >> 60)) % 16);
 }
 
-// What a moment and a parameter hold after `steps` steps.
+// What a moment and a parameter hold after `steps` steps. Goes on from where it was asked before.
 static void expected(uint64_t steps, size_t i, size_t k, float *value, float *moment) {
-    uint64_t generator = 1;
-    *value = (float)(i + k % 7);
-    *moment = 0;
-    for (uint64_t s = 0; s < steps; s++) {
-        float sum = 0;
-        generator = next_random(generator);
-        for (uint64_t b = 0; b < BATCH; b++) {
-            sum += gradient(s * BATCH + b, i, k, generator);
-        }
-        *moment = sum;
-        *value += sum;
-        *value -= *value > 65536 ? 65536 : 0;
+    static struct {
+        uint64_t steps, generator;
+        float value, moment;
+    } known[PARAMS][3];
+    size_t j = k == 0 ? 0 : k == counts[i] - 1 ? 2 : 1;
+    if (known[i][j].steps == 0) {
+        known[i][j].generator = 1;
+        known[i][j].value = (float)(i + k % 7);
     }
+    for (uint64_t s = known[i][j].steps; s < steps; s++) {
+        float sum = 0;
+        known[i][j].generator = next_random(known[i][j].generator);
+        for (uint64_t b = 0; b < BATCH; b++) {
+            sum += gradient(s * BATCH + b, i, k, known[i][j].generator);
+        }
+        known[i][j].moment = sum;
+        known[i][j].value += sum;
+        known[i][j].value -= known[i][j].value > 65536 ? 65536 : 0;
+    }
+    known[i][j].steps = steps;
+    *value = known[i][j].value;
+    *moment = known[i][j].moment;
 }
 
 static int check(void) {
@@ -177,10 +187,10 @@ static int backward(uint64_t first, uint64_t count) {
     return 0;
 }
 
-// The number of samples, which must be the batch.
-static rondo_status own_collective(uint64_t count, uint64_t *sum) {
+// The number of samples, which must be the batch, and of restarts.
+static rondo_status own_collective(uint64_t sum[2]) {
     point("own", run.counters.steps);
-    return rondo_all_reduce(&count, sum, 1, RONDO_U64, RONDO_SUM, rondo_ddp_comm(run.ddp));
+    return rondo_all_reduce(sum, sum, 2, RONDO_U64, RONDO_SUM, rondo_ddp_comm(run.ddp));
 }
 
 static void optimizer(void) {
@@ -209,14 +219,16 @@ static bool is_zero(void) {
 
 static int step(void) {
     rondo_status s;
-    uint64_t first, count, sum = 0;
+    uint64_t first, count, sum[2];
     unsigned tries = 0;
     do {
         rondo_comm *c = rondo_ddp_comm(run.ddp);
         OK(rondo_sampler_share(BATCH, rondo_comm_rank(c), rondo_comm_size(c), &first, &count));
-        rondo_status own = own_collective(count, &sum);
+        sum[0] = count;
+        sum[1] = (uint64_t)run.life;
+        rondo_status own = own_collective(sum);
         if (own == RONDO_OK) {
-            CHECK(sum == BATCH);
+            CHECK(sum[0] == BATCH);
             CHECK(backward(first, count) == 0);
         }
         point("finish", run.counters.steps);
@@ -227,6 +239,7 @@ static int step(void) {
     } while (s == RONDO_RETRY_STEP);
     OK(s);
     optimizer();
+    run.counters.lives = sum[1];
     return check();
 }
 
@@ -245,16 +258,23 @@ static int end(void) {
     return 0;
 }
 
+static void log_line(void *arg, rondo_log_level level, const char *line) {
+    (void)arg;
+    (void)level;
+    fprintf(stderr, "%s\n", line);
+}
+
 int main(int argc, char **argv) {
     if (argc < 3 || !getenv("RANK")) {
-        fprintf(
-            stderr,
-            "usage: rondo-run --elastic MIN:MAX elastic OPTIONS STEPS [R[/K]:POINT[@STEP]]...\n");
+        fprintf(stderr, "usage: rondo-run --elastic MIN:MAX elastic OPTIONS STEPS[+LIVES] "
+                        "[R[/K]:POINT[@STEP]]...\n");
         return 2;
     }
     rondo_config config = RONDO_CONFIG_INIT;
-    uint64_t steps = strtoull(argv[2], NULL, 10);
+    char *plus;
+    uint64_t steps = strtoull(argv[2], &plus, 10), lives = strtoull(plus, NULL, 10);
     config.options = argv[1];
+    config.log = getenv("ELASTIC_LOG") ? log_line : NULL;
     run.rank = atoi(getenv("RANK"));
     run.life = getenv("RONDO_RESTART") ? atoi(getenv("RONDO_RESTART")) : 0;
     run.points = argv + 3;
@@ -268,13 +288,13 @@ int main(int argc, char **argv) {
     OK(create());
     CHECK(rondo_ddp_joined(run.ddp) == rondo_comm_is_newcomer(run.comm));
     CHECK(check() == 0);
-    while (run.counters.steps < steps) {
+    while (run.counters.steps < steps || run.counters.lives < lives) {
         CHECK(step() == 0);
     }
     CHECK(end() == 0);
     rondo_ddp_stats stats = {.size = sizeof stats};
     OK(rondo_ddp_get_stats(run.ddp, &stats));
-    CHECK(stats.steps == steps && stats.rebuilt == 1 && stats.retries == run.restores);
+    CHECK(stats.steps == run.counters.steps && stats.rebuilt == 1 && stats.retries == run.restores);
     printf("done: steps %llu, ranks %d, retries %llu, shrinks %llu, grows %llu, joined %d\n",
            (unsigned long long)stats.steps, rondo_comm_size(rondo_ddp_comm(run.ddp)),
            (unsigned long long)stats.retries, (unsigned long long)stats.shrinks,

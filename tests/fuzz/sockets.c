@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 bool sockets_no_descriptors;
-void (*sockets_on_close)(struct sock *s);
 
 static struct sock all[SOCKETS];
 static int top; // none from here on has been used
@@ -27,7 +26,7 @@ struct sock *sockets_of(int fd) {
     return &all[i];
 }
 
-struct sock *sockets_new(enum socket_kind kind) {
+static struct sock *open_one(enum socket_kind kind) {
     for (int i = 0; i < SOCKETS; i++) {
         struct sock *s = &all[i];
         if (s->kind == SOCKET_FREE) {
@@ -71,7 +70,7 @@ static void name(struct sockaddr_storage *a, unsigned host) {
 
 struct sock *sockets_knock(unsigned number) {
     struct sock *listener = sockets_pick(SOCKET_LISTENS, number);
-    struct sock *s = listener != NULL ? sockets_new(SOCKET_WAITS) : NULL;
+    struct sock *s = listener != NULL ? open_one(SOCKET_WAITS) : NULL;
     if (s != NULL) {
         s->listener = listener->fd;
         s->local = listener->local;
@@ -81,7 +80,7 @@ struct sock *sockets_knock(unsigned number) {
 }
 
 struct sock *sockets_connected(void) {
-    struct sock *s = sockets_new(SOCKET_CONNECTED);
+    struct sock *s = open_one(SOCKET_CONNECTED);
     if (s != NULL) {
         name(&s->local, 1);
         name(&s->remote, 2);
@@ -135,7 +134,7 @@ int __wrap_socket(int family, int type, int protocol);
 int __wrap_socket(int family, int type, int protocol) {
     (void)protocol;
     MUST((family == AF_INET || family == AF_INET6) && type & SOCK_STREAM);
-    struct sock *s = sockets_no_descriptors ? NULL : sockets_new(SOCKET_NEW);
+    struct sock *s = sockets_no_descriptors ? NULL : open_one(SOCKET_NEW);
     return s != NULL ? s->fd : fail(EMFILE);
 }
 
@@ -145,7 +144,7 @@ int __wrap_open(const char *path, int flags, ...) {
     if (strcmp(path, "/dev/null") != 0) {
         return __real_open(path, flags, 0);
     }
-    struct sock *s = sockets_no_descriptors ? NULL : sockets_new(SOCKET_FILE);
+    struct sock *s = sockets_no_descriptors ? NULL : open_one(SOCKET_FILE);
     return s != NULL ? s->fd : fail(EMFILE);
 }
 
@@ -253,9 +252,6 @@ int __wrap_close(int fd) {
             all[i].kind = SOCKET_FREE;
         }
     }
-    if (sockets_on_close != NULL) {
-        sockets_on_close(s);
-    }
     s->kind = SOCKET_FREE;
     return 0;
 }
@@ -339,8 +335,6 @@ static uint32_t ready(const struct sock *s) {
             now |= all[i].kind == SOCKET_WAITS && all[i].listener == s->fd ? EPOLLIN : 0;
         }
         return now;
-    case SOCKET_FILE:
-        return s->in_off < s->in_len || s->in_end ? EPOLLIN : 0;
     case SOCKET_CONNECTED:
         now |= s->in_off < s->in_len || s->in_end ? EPOLLIN : 0;
         now |= s->room > 0 ? EPOLLOUT : 0;
@@ -355,17 +349,14 @@ static uint32_t ready(const struct sock *s) {
 int __wrap_epoll_create1(int flags);
 int __wrap_epoll_create1(int flags) {
     (void)flags;
-    struct sock *s = sockets_new(SOCKET_EPOLL);
+    struct sock *s = open_one(SOCKET_EPOLL);
     return s != NULL ? s->fd : fail(EMFILE);
 }
 
 int __wrap_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e);
 int __wrap_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e) {
     struct sock *s = sockets_of(fd);
-    MUST(sockets_of(epoll)->kind == SOCKET_EPOLL);
-    if (s->watched != (op != EPOLL_CTL_ADD)) {
-        return fail(s->watched ? EEXIST : ENOENT);
-    }
+    MUST(sockets_of(epoll)->kind == SOCKET_EPOLL && s->watched == (op != EPOLL_CTL_ADD));
     s->watched = op != EPOLL_CTL_DEL;
     if (s->watched) {
         s->events = e->events;

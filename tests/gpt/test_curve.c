@@ -33,7 +33,7 @@ static char *read_text(const char *path) {
 
 static void test_csv(void **state) {
     (void)state;
-    struct gpt_curve c;
+    struct gpt_curve c = {0};
     struct gpt_error e;
     assert_true(gpt_curve_open(&c, csv, &e));
     assert_true(gpt_curve_add(
@@ -54,7 +54,7 @@ static void test_csv(void **state) {
 
 static void test_csv_errors(void **state) {
     (void)state;
-    struct gpt_curve c;
+    struct gpt_curve c = {0};
     struct gpt_error e;
     assert_false(gpt_curve_open(&c, "/nonexistent/figures", &e));
     assert_non_null(strstr(e.text, "/nonexistent/figures: No such file"));
@@ -75,7 +75,7 @@ static size_t count(const char *text, const char *what) {
 
 // Draws `steps` points with losses from `high` down to `low`, held-out ones each 100 steps.
 static char *draw(size_t steps, double high, double low) {
-    struct gpt_curve c;
+    struct gpt_curve c = {0};
     struct gpt_error e;
     assert_true(gpt_curve_open(&c, NULL, &e));
     for (size_t i = 0; i < steps; i++) {

@@ -73,7 +73,7 @@ static void gather(const struct gpt_corpus *c, int world, int64_t batch, uint64_
         uint8_t target[64 * CONTEXT];
         const int count = gpt_share_count(&share);
         assert_true(count >= batch / world && count <= batch / world + 1);
-        assert_true(gpt_train_batch(c, &share, 5, step, CONTEXT, all + n * CONTEXT, target));
+        assert_true(gpt_train_batch(c, &share, 5, step, CONTEXT, all + n * CONTEXT, target, NULL));
         for (int i = 0; i < count; i++) {
             assert_memory_equal(all + (n + i) * CONTEXT + 1, target + i * CONTEXT, CONTEXT - 1);
         }
@@ -111,7 +111,7 @@ static void test_epochs(void **state) {
         const struct gpt_share all = {.rank = 0, .world = 1, .batch = (int64_t)windows};
         uint8_t *target = malloc(windows * CONTEXT);
         epoch[i] = malloc(windows * CONTEXT);
-        assert_true(gpt_train_batch(&c, &all, 5, (uint64_t)i, CONTEXT, epoch[i], target));
+        assert_true(gpt_train_batch(&c, &all, 5, (uint64_t)i, CONTEXT, epoch[i], target, NULL));
         free(target);
     }
     assert_memory_not_equal(epoch[0], epoch[1], windows * CONTEXT);
@@ -189,7 +189,7 @@ static void test_errors(void **state) {
     assert_true(gpt_corpus_load(&c, &name, 1, CONTEXT, &e));
     const struct gpt_share share = {.rank = 0, .world = 1, .batch = 100};
     uint8_t in[100 * CONTEXT], target[100 * CONTEXT];
-    assert_true(gpt_train_batch(&c, &share, 1, 3, CONTEXT, in, target));
+    assert_true(gpt_train_batch(&c, &share, 1, 3, CONTEXT, in, target, NULL));
     gpt_corpus_free(&c);
     unlink(odd);
 }
