@@ -64,9 +64,16 @@ void rdi_fault_decide(struct rondo_comm *c, rondo_status s, const char *cause) {
     (void)local_part(c, here, sizeof here);
     // A timeout's text has it already.
     bool add = s != RONDO_ERR_TIMEOUT && s != RONDO_ERR_MISMATCH;
-    snprintf(c->why, sizeof c->why, "%.*s%s", (int)(sizeof c->why * 2 / 3), cause, add ? here : "");
-    if (!add) {
-        snprintf(c->why, sizeof c->why, "%s", cause);
+    char trouble[RDI_WATCH_TEXT] = "";
+    if (c->engine->watch && c->failure.nfailed == 0) {
+        rdi_watch_trouble(c->engine->watch, trouble);
+    }
+    if (trouble[0]) {
+        // What this rank lacks is the likely cause, whoever was the first to say something.
+        snprintf(c->why, sizeof c->why, "%s. %.*s", trouble, (int)(sizeof c->why / 2), cause);
+    } else {
+        int most = (int)(add ? sizeof c->why * 2 / 3 : sizeof c->why);
+        snprintf(c->why, sizeof c->why, "%.*s%s", most, cause, add ? here : "");
     }
     rdi_record_fail(c, s);
     c->drain_until = rdi_now(&c->engine->env) + DRAIN_NS;

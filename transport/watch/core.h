@@ -112,6 +112,7 @@ struct rdi_watch {
     _Atomic uint64_t news;
     rondo_status state;
     char why[RDI_ERROR_TEXT];
+    char trouble[RDI_WATCH_TEXT]; // why this rank cannot make a link: descriptors, memory
 
     // As coordinator.
     bool proposing;

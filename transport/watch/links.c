@@ -252,10 +252,14 @@ static void try_connect(struct rdi_watch *w, int rank, uint64_t now) {
         .comm = RDI_W_COMM, .from = (uint32_t)w->rank, .to = (uint32_t)rank};
     r->connect_at = now + RETRY_NS;
     r->was_up = false;
-    if (w->net->ops->connect(w->net, &id, r->peer.blob, r->peer.blob_len, &r->link) == RONDO_OK) {
+    rondo_status s = w->net->ops->connect(w->net, &id, r->peer.blob, r->peer.blob_len, &r->link);
+    if (s == RONDO_OK) {
         r->link->owner = r;
     } else {
         r->link = NULL;
+        if (s == RONDO_ERR_SYSTEM || s == RONDO_ERR_NOMEM) {
+            snprintf(w->trouble, sizeof w->trouble, "%s", rondo_last_error());
+        }
         rdi_log(&w->env, RONDO_LOG_DEBUG, "the watch cannot connect to rank %d: %s", rank,
                 rondo_last_error());
     }
@@ -273,6 +277,9 @@ static bool connects(const struct rdi_watch *w, int rank, uint64_t now) {
 // that process that refused it: it may have closed the link that we come back to.
 static void link_failed(struct rdi_watch *w, int rank, uint64_t now) {
     struct rdi_w_rank *r = &w->ranks[rank];
+    if (r->link->status == RONDO_ERR_SYSTEM || r->link->status == RONDO_ERR_NOMEM) {
+        snprintf(w->trouble, sizeof w->trouble, "%s", r->link->why);
+    }
     bool peer = r->link->status == RONDO_ERR_PEER && !r->link->answered;
     rdi_log(&w->env, RONDO_LOG_DEBUG, "the watch's link to rank %d failed: %s", rank, r->link->why);
     if (peer && !r->was_up) {
@@ -306,6 +313,7 @@ static int link_state(struct rdi_watch *w, int rank, uint64_t now) {
         return 1;
     case RDI_LINK_UP:
         r->was_up = true;
+        w->trouble[0] = '\0';
         r->doubt = false;
         break;
     case RDI_LINK_CONNECTING:

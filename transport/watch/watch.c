@@ -288,6 +288,12 @@ rondo_status rdi_watch_state(struct rdi_watch *w, char why[RDI_ERROR_TEXT]) {
     return s;
 }
 
+void rdi_watch_trouble(struct rdi_watch *w, char buf[RDI_WATCH_TEXT]) {
+    pthread_mutex_lock(&w->lock);
+    memcpy(buf, w->trouble, RDI_WATCH_TEXT);
+    pthread_mutex_unlock(&w->lock);
+}
+
 bool rdi_watch_has_left(struct rdi_watch *w, int rank) {
     pthread_mutex_lock(&w->lock);
     bool left = w->ranks[rank].left;
