@@ -357,7 +357,8 @@ static void begin(uint8_t how) {
     options.num[RDI_OPT_PATH_GRACE] = 2000;
     clock_ns = 1000 * MS;
     memset(peers, 0, sizeof peers);
-    owner = (struct owner){.slots = SLOTS, .max_msg = MSG, .ranks = job.size, .rank = job.rank};
+    owner = (struct owner){
+        .slots = SLOTS, .max_msg = MSG, .longest = 2047, .ranks = job.size, .rank = job.rank};
     MUST(rdi_tcp_ops.open(&params, &net) == RONDO_OK);
 }
 

@@ -146,7 +146,7 @@ void owner_put(struct input *in) {
         return;
     }
     struct rdi_link *l = h->link;
-    len = how & 0x80 ? len % 2048 : len % 80; // may be longer than the link takes
+    len = how & 0x80 ? len % (owner.longest + 1) : len % 80; // may be longer than the link takes
     void *data = malloc(len > 0 ? len : 1);
     MUST(data != NULL);
     memset(data, 'd', len);

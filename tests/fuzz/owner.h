@@ -24,6 +24,7 @@ struct held {
 struct owner {
     struct held held[OWNER_LINKS];
     uint32_t slots, max_msg; // most that a link may have
+    uint32_t longest;        // message to put
     int ranks, rank;
     uint8_t
         how; // what becomes of links that come: 1 refused, 2 closed at once (4: with a good-bye), else taken

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 bool sockets_no_descriptors;
+void (*sockets_on_close)(struct sock *s);
 
 static struct sock all[SOCKETS];
 static int top; // none from here on has been used
@@ -26,7 +27,7 @@ struct sock *sockets_of(int fd) {
     return &all[i];
 }
 
-static struct sock *open_one(enum socket_kind kind) {
+struct sock *sockets_new(enum socket_kind kind) {
     for (int i = 0; i < SOCKETS; i++) {
         struct sock *s = &all[i];
         if (s->kind == SOCKET_FREE) {
@@ -70,7 +71,7 @@ static void name(struct sockaddr_storage *a, unsigned host) {
 
 struct sock *sockets_knock(unsigned number) {
     struct sock *listener = sockets_pick(SOCKET_LISTENS, number);
-    struct sock *s = listener != NULL ? open_one(SOCKET_WAITS) : NULL;
+    struct sock *s = listener != NULL ? sockets_new(SOCKET_WAITS) : NULL;
     if (s != NULL) {
         s->listener = listener->fd;
         s->local = listener->local;
@@ -80,7 +81,7 @@ struct sock *sockets_knock(unsigned number) {
 }
 
 struct sock *sockets_connected(void) {
-    struct sock *s = open_one(SOCKET_CONNECTED);
+    struct sock *s = sockets_new(SOCKET_CONNECTED);
     if (s != NULL) {
         name(&s->local, 1);
         name(&s->remote, 2);
@@ -134,7 +135,7 @@ int __wrap_socket(int family, int type, int protocol);
 int __wrap_socket(int family, int type, int protocol) {
     (void)protocol;
     MUST((family == AF_INET || family == AF_INET6) && type & SOCK_STREAM);
-    struct sock *s = sockets_no_descriptors ? NULL : open_one(SOCKET_NEW);
+    struct sock *s = sockets_no_descriptors ? NULL : sockets_new(SOCKET_NEW);
     return s != NULL ? s->fd : fail(EMFILE);
 }
 
@@ -144,7 +145,7 @@ int __wrap_open(const char *path, int flags, ...) {
     if (strcmp(path, "/dev/null") != 0) {
         return __real_open(path, flags, 0);
     }
-    struct sock *s = sockets_no_descriptors ? NULL : open_one(SOCKET_FILE);
+    struct sock *s = sockets_no_descriptors ? NULL : sockets_new(SOCKET_FILE);
     return s != NULL ? s->fd : fail(EMFILE);
 }
 
@@ -252,6 +253,9 @@ int __wrap_close(int fd) {
             all[i].kind = SOCKET_FREE;
         }
     }
+    if (sockets_on_close != NULL) {
+        sockets_on_close(s);
+    }
     s->kind = SOCKET_FREE;
     return 0;
 }
@@ -335,6 +339,8 @@ static uint32_t ready(const struct sock *s) {
             now |= all[i].kind == SOCKET_WAITS && all[i].listener == s->fd ? EPOLLIN : 0;
         }
         return now;
+    case SOCKET_FILE:
+        return s->in_off < s->in_len || s->in_end ? EPOLLIN : 0;
     case SOCKET_CONNECTED:
         now |= s->in_off < s->in_len || s->in_end ? EPOLLIN : 0;
         now |= s->room > 0 ? EPOLLOUT : 0;
@@ -349,14 +355,17 @@ static uint32_t ready(const struct sock *s) {
 int __wrap_epoll_create1(int flags);
 int __wrap_epoll_create1(int flags) {
     (void)flags;
-    struct sock *s = open_one(SOCKET_EPOLL);
+    struct sock *s = sockets_new(SOCKET_EPOLL);
     return s != NULL ? s->fd : fail(EMFILE);
 }
 
 int __wrap_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e);
 int __wrap_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e) {
     struct sock *s = sockets_of(fd);
-    MUST(sockets_of(epoll)->kind == SOCKET_EPOLL && s->watched == (op != EPOLL_CTL_ADD));
+    MUST(sockets_of(epoll)->kind == SOCKET_EPOLL);
+    if (s->watched != (op != EPOLL_CTL_ADD)) {
+        return fail(s->watched ? EEXIST : ENOENT);
+    }
     s->watched = op != EPOLL_CTL_DEL;
     if (s->watched) {
         s->events = e->events;

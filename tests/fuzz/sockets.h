@@ -15,7 +15,7 @@
 
 #include <sys/socket.h>
 
-#define SOCKETS 48
+#define SOCKETS 64
 #define SOCKET_IN 16384u
 #define SOCKET_OUT 32768u
 #define SOCKET_FIRST_FD 5000 // no real descriptor
@@ -28,7 +28,7 @@ enum socket_kind {
     SOCKET_DIALING,
     SOCKET_CONNECTED,
     SOCKET_EPOLL,
-    SOCKET_FILE, // anything else that was opened
+    SOCKET_FILE, // anything else; readable when it was given bytes or its end
 };
 
 struct sock {
@@ -44,16 +44,21 @@ struct sock {
     size_t out_len, room; // room: bytes until send() has to wait
     bool out_end, closed; // closed: by the product
     // epoll
+    uint8_t mark; // the target's
     bool watched;
     uint32_t events;
     uint64_t data;
     uint8_t in[SOCKET_IN], out[SOCKET_OUT];
 };
 
+// A descriptor of any kind for the product; NULL: there are none left.
+struct sock *sockets_new(enum socket_kind kind);
 // Nothing may be open any more.
 void sockets_check_closed(void);
 // accept4(), socket() and open() fail with EMFILE.
 extern bool sockets_no_descriptors;
+// Told of each descriptor that the product closes; may be NULL.
+extern void (*sockets_on_close)(struct sock *s);
 
 struct sock *sockets_of(int fd);
 // Number i of those that are connected, or else NULL.

@@ -399,6 +399,7 @@ enum wrong {
     WRONG_UNSEALED, // memory that could shrink under the sender's hands
     WRONG_SIZE,     // other than agreed
     WRONG_BLOCKING, // something that would block instead of an eventfd
+    WRONG_PIPE,     // something that would end the process when its reader is gone
     WRONG_BELL,     // an unsealed bell page
     WRONG_FDS,      // no descriptors at all
     WRONG_ORDER,    // a verdict before the memory
@@ -471,11 +472,11 @@ static void rogue_send(struct rogue *r, enum shm_record_type type, const int *fd
 static void rogue_region(struct rogue *r, enum wrong wrong) {
     size_t bytes = shm_region_bytes(4, 65536);
     int wire[2];
-    assert_int_equal(pipe2(wire, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(wire, O_CLOEXEC | (wrong == WRONG_PIPE ? O_NONBLOCK : 0)), 0);
     int memory = sealed_file(bytes + (wrong == WRONG_SIZE ? 4096 : 0), wrong != WRONG_UNSEALED);
     int event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     int bell = sealed_file(sizeof(struct shm_bell), wrong != WRONG_BELL);
-    int fds[3] = {memory, wrong == WRONG_BLOCKING ? wire[1] : event, bell};
+    int fds[3] = {memory, wrong == WRONG_BLOCKING || wrong == WRONG_PIPE ? wire[1] : event, bell};
     rogue_send(r, wrong == WRONG_ORDER ? SHM_VERDICT : SHM_REGION, fds,
                wrong == WRONG_FDS || wrong == WRONG_ORDER ? 0 : 3);
     close(memory);
@@ -532,6 +533,7 @@ static void test_rogue_receiver(void **state) {
     meet_rogue(WRONG_UNSEALED, RDI_LINK_FAILED, "not sealed");
     meet_rogue(WRONG_SIZE, RDI_LINK_FAILED, "bytes instead of");
     meet_rogue(WRONG_BLOCKING, RDI_LINK_FAILED, "would block");
+    meet_rogue(WRONG_PIPE, RDI_LINK_FAILED, "is no eventfd");
     meet_rogue(WRONG_BELL, RDI_LINK_FAILED, "not sealed");
     meet_rogue(WRONG_FDS, RDI_LINK_FAILED, "broke the protocol");
     meet_rogue(WRONG_ORDER, RDI_LINK_FAILED, "broke the protocol");

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,13 +27,15 @@ static struct shm_peer *find(struct shm_net *net, const uint8_t name[SHM_NAME_BY
     return p;
 }
 
-// A write to whatever a peer passed as its eventfd must not block.
+// A write to whatever a peer passed as its eventfd must not block, nor end this process (SIGPIPE).
 static rondo_status check_eventfd(int fd) {
+    struct stat st;
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || (flags & O_NONBLOCK) == 0) {
+    if (flags < 0 || (flags & O_NONBLOCK) == 0 || fstat(fd, &st) != 0 || S_ISFIFO(st.st_mode) ||
+        S_ISSOCK(st.st_mode)) {
         return rdi_fail(RONDO_ERR_PEER,
-                        "the descriptor that a peer passed for waking it would block: "
-                        "all ranks must run the same release of Rondo");
+                        "the descriptor that a peer passed for waking it would block or is no "
+                        "eventfd: all ranks must run the same release of Rondo");
     }
     return RONDO_OK;
 }
@@ -128,6 +131,7 @@ void shm_peer_put(struct shm_net *net, struct shm_peer *p) {
     if (p->pidfd >= 0) {
         shm_unwatch(net, p->pidfd);
         close(p->pidfd);
+        p->pidfd = -1; // an event that tells of its end may still be about to be looked at
     }
     close(p->eventfd);
     rdi_memfile_unmap((void *)(uintptr_t)p->bell, sizeof(struct shm_bell));
