@@ -5,6 +5,7 @@
 // (one byte stands for up to 1024), along with blocks, chunks and the plan's thresholds, and 16,384 ranks fit in
 // memory. With `check` nothing is scaled and every element of every result is compared.
 #include "ring/perf/cluster.h"
+#include "ring/reduce.h"
 #include "transport/sim/sim.h"
 
 #include <stdio.h>
@@ -43,10 +44,12 @@ const char *cluster_way_name(enum cluster_way way) {
 bool cluster_can(enum rdi_kind kind, enum cluster_way way, int ranks, int ranks_per_host) {
     switch (way) {
     case CLUSTER_DIRECT:
+        return kind == RDI_ALL_REDUCE && ranks <= RDI_REDUCE_MAX_SOURCES;
     case CLUSTER_DOUBLING:
         return kind == RDI_ALL_REDUCE;
     case CLUSTER_OWNER:
-        return kind == RDI_ALL_REDUCE || kind == RDI_REDUCE_SCATTER;
+        return (kind == RDI_ALL_REDUCE || kind == RDI_REDUCE_SCATTER) &&
+               ranks <= RDI_REDUCE_MAX_SOURCES;
     case CLUSTER_RING:
         return kind == RDI_ALL_REDUCE || kind == RDI_REDUCE_SCATTER || kind == RDI_ALL_GATHER;
     case CLUSTER_TREE:

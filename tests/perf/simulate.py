@@ -75,6 +75,10 @@ def test_simulate_table():
                         ("reduce_scatter", {"ring", "owner"})):
         found = rows(CLUSTER, "-b", 4096, "-e", 4096, test=test)
         expect({r["algorithm"] for r in found} == names, test, found)
+    # What serves few ranks only is left out where there are more.
+    for test, names in (("all_reduce", {"doubling", "ring", "nodes"}), ("reduce_scatter", {"ring"})):
+        found = rows({**CLUSTER, "hosts": 36}, "-b", 8192, "-e", 8192, test=test)
+        expect({r["algorithm"] for r in found} == names and found[0]["ranks"] == "72", test, found)
     output, _ = simulate(CLUSTER, "-b", 64, "-e", 64, "--json", "-")
     report = json.loads(output)
     expect(report["simulated"] and report["ranks"] == 8 and len(report["rows"]) == 5, output)
