@@ -17,7 +17,8 @@
 // On the thread of the store's server.
 static void on_admitted(void *arg, const char *key, const void *value, size_t len) {
     struct run_job *job = arg;
-    int rank, first = job->group.first_rank;
+    // Nothing of the group: it is closed while the store is still served.
+    int rank, first = job->elastic.first_rank;
     char text[16] = "";
     memcpy(text, value, len < sizeof text ? len : sizeof text - 1);
     if (sscanf(key + strlen(RDI_STORE_ADMITTED), "%9d", &rank) == 1 && rank >= first &&
@@ -31,7 +32,8 @@ rondo_status run_elastic_open(struct run_job *job, struct rdi_store_server *serv
     if (job->o->elastic_max == 0) {
         return RONDO_OK;
     }
-    *el = (struct run_elastic){.on = true, .left = job->o->max_restarts};
+    *el = (struct run_elastic){
+        .on = true, .left = job->o->max_restarts, .first_rank = job->group.first_rank};
     el->ranks = calloc((size_t)job->o->nproc, sizeof *el->ranks);
     if (el->ranks == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory to keep track of %d ranks", job->o->nproc);

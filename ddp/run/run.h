@@ -208,6 +208,7 @@ void run_guard_close(struct run_guard *g);
 struct run_job;
 struct run_elastic {
     bool on;
+    int first_rank;        // of this node
     int left;              // restarts that were not used yet
     int lost;              // ranks of this node that are not started again
     int failures;          // of this node

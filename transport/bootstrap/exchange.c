@@ -27,7 +27,8 @@
 
 #define MS 1000000u
 #define GRACE_MS 5000 // rank 0's verdict may come this much after its deadline
-#define LEAVE_MS 50   // between looks for ranks that died and so did not say that they left
+#define LEFT " left while the ranks were meeting"
+#define LEAVE_MS 50 // between looks for ranks that died and so did not say that they left
 
 // ---- The store ----------------------------------------------------------------------------------
 
@@ -149,8 +150,11 @@ rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank) {
             memcpy(text, (const char *)value + 1, len - 1);
         }
         rdi_printable(text, sizeof text);
-        s = rdi_fail(RONDO_ERR_PEER, "rank %d left while the ranks were meeting%s%s", rank,
-                     text[0] != '\0' ? ": " : "", text);
+        // One that left because another one did names that one.
+        bool of_another = strncmp(text, "rank ", 5) == 0 && strstr(text, LEFT) != NULL;
+        s = of_another ? rdi_fail(RONDO_ERR_PEER, "%s", text)
+                       : rdi_fail(RONDO_ERR_PEER, "rank %d%s%s%s", rank, LEFT,
+                                  text[0] != '\0' ? ": " : "", text);
     }
     free(value);
     return s;
