@@ -145,9 +145,10 @@ static void receive(struct input *in) {
 // ---- Links and time ------------------------------------------------------------------------------
 
 static void connect_to_us(struct input *in) {
-    uint8_t from = take_byte(in);
-    struct rdi_link_id id = {
-        .comm = from & 0x80 ? 1 : RDI_W_COMM, .from = (from & 7) % (RANKS + 1), .to = (uint32_t)me};
+    unsigned from = take_byte(in);
+    struct rdi_link_id id = {.comm = from & 0x80 ? 1 : RDI_W_COMM,
+                             .from = (from & 7u) % (RANKS + 1u),
+                             .to = (uint32_t)me};
     fake_net_accept(&net, &id);
 }
 
