@@ -230,7 +230,7 @@ out_key:
     if (sp.key_fd >= 0) {
         close(sp.key_fd);
     }
-    explicit_bzero(&job, sizeof job);
+    rdi_job_clear(&job);
     if (sp.sent != 0) {
         raise(sp.sent);
     }

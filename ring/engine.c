@@ -109,7 +109,7 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
     }
     e->env = *env;
     e->options = *options;
-    e->job = *job;
+    rdi_job_copy(&e->job, job);
     e->peers = peers;
     e->all_watch = true;
     e->events = (struct rdi_net_events){
@@ -191,6 +191,7 @@ void rdi_engine_destroy(struct rdi_engine *e) {
         e->nets[i]->ops->close(e->nets[i]);
     }
     rdi_recorder_free(&e->recorder);
+    rdi_job_clear(&e->job);
     free(e->orphans);
     free_peers(e);
     free(e);

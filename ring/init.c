@@ -211,7 +211,7 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     struct rdi_engine *e = NULL;
     struct rdi_driver *d = NULL;
     struct rondo_comm *c = NULL;
-    struct rdi_job job;
+    struct rdi_job job = {.rank = 0};
     struct rdi_plan plan;
     const struct rdi_net_ops *ops[RDI_MAX_NETS];
     rondo_status s = options ? rdi_options_load(options, cfg.options, getenv)
@@ -219,7 +219,6 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     if (s != RONDO_OK) {
         goto out;
     }
-    memset(&job, 0, sizeof job);
     s = rdi_bootstrap_open(&cfg, options, &env, &job, &b);
     if (s != RONDO_OK) {
         goto out;
@@ -255,6 +254,7 @@ out:
     } else if (b) {
         rdi_bootstrap_close(b);
     }
+    rdi_job_clear(&job);
     free(options);
     return s;
 }

@@ -74,8 +74,9 @@ static void extend_transcript(struct rdi_hs *hs, const uint8_t *message, size_t 
 // MAC over label, transcript and the n bytes of the message that precede the MAC itself.
 static void compute_mac(const struct rdi_hs *hs, char label, const uint8_t *message, size_t n,
                         uint8_t mac[MAC]) {
+    static const uint8_t no_key[RDI_KEY_BYTES];
     crypto_generichash_state h;
-    crypto_generichash_init(&h, hs->job->key, RDI_KEY_BYTES, MAC);
+    crypto_generichash_init(&h, hs->job->key != NULL ? hs->job->key : no_key, RDI_KEY_BYTES, MAC);
     crypto_generichash_update(&h, (const uint8_t *)&label, 1);
     crypto_generichash_update(&h, hs->transcript, sizeof hs->transcript);
     crypto_generichash_update(&h, message, n);

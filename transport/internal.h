@@ -127,10 +127,24 @@ rondo_status rdi_options_load(struct rdi_options *o, const char *text,
 struct rdi_job {
     int rank, size, local_rank; // local_rank -1 when unknown
     bool auth;                  // false only with auth=none
-    uint8_t key[RDI_KEY_BYTES]; // derived from the job's key; zeros when !auth
-    char host[RDI_HOST_MAX];    // this host's name, for messages
+    const uint8_t *key; // RDI_KEY_BYTES derived from the job's key, in secret memory; NULL: zeros
+    char host[RDI_HOST_MAX]; // this host's name, for messages
     uint8_t host_id[16]; // equal for processes that can share memory: boot id + network namespace
 };
+
+// Gives the job this key as it is, in place of the one that it has (which may be NULL).
+rondo_status rdi_job_key(struct rdi_job *job, const uint8_t key[RDI_KEY_BYTES]);
+// A copy that shares the key, for whoever keeps a job longer than his caller does; and its end.
+void rdi_job_copy(struct rdi_job *to, const struct rdi_job *from);
+void rdi_job_clear(struct rdi_job *job);
+
+// Memory for key material that lives longer than a call: RDI_SECRET_BYTES zeros that no core dump has. The last
+// rdi_secret_free() wipes them. NULL: out of memory, the text is set. Both others leave alone what is not from here.
+// Any thread, also in a child of fork().
+#define RDI_SECRET_BYTES 128
+void *rdi_secret_new(void);
+void rdi_secret_share(const void *secret);
+void rdi_secret_free(const void *secret);
 
 // ---- Authenticated handshake ---------------------------------------------------------------------
 //
@@ -435,13 +449,13 @@ void rdi_store_close(struct rdi_store *s);
 extern const rondo_store_ops rdi_store_tcp_ops;
 
 // Reads or makes the job's key: caller's bytes, key_file, inherited fd, the caller's store, ~/.config/rondo/key.
-// Derives job->key. `single_host` allows a job without any key only when nothing else is found and all
+// Derives job->key (the job must be initialised). `single_host` allows a job without any key only when nothing else is found and all
 // ranks share the host.
 rondo_status rdi_key_find(const rondo_config *config, const struct rdi_options *options,
                           struct rdi_job *job);
 // For launchers: fresh random key in a sealed memfd that children inherit (no CLOEXEC); -1 and last error.
 int rdi_key_memfd(void);
-// Derives job->key from raw secret bytes.
+// Derives job->key from raw secret bytes; the key that the job had is given back.
 rondo_status rdi_key_set(struct rdi_job *job, const void *secret, size_t len);
 
 // Everything that happens before links exist: finds rank, size, key and store, connects to the store (rank 0

@@ -262,6 +262,7 @@ static int launch(struct launch *l) {
     if (l->key_fd >= 0) {
         close(l->key_fd);
     }
+    rdi_job_clear(&l->identity);
     if (job->epfd >= 0) {
         close(job->epfd);
     }

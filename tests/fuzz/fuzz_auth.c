@@ -21,7 +21,8 @@ static void count_up(void *self, void *buf, size_t n) {
 }
 
 static const struct rdi_env env = {.random = count_up};
-static const struct rdi_job job = {.size = 2, .auth = true, .key = "a key that no input can have"};
+static const uint8_t key[RDI_KEY_BYTES] = "a key that no input can have";
+static const struct rdi_job job = {.size = 2, .auth = true, .key = key};
 
 static void check(const struct rdi_hs *hs) {
     MUST(hs->out_off <= hs->out_len && hs->out_len <= RDI_HS_BUFFER);

@@ -72,12 +72,12 @@ static inline bool side_init(struct side *s, int rank, int size, const char *opt
     memset(s, 0, sizeof *s);
     rdi_env_system(&s->env, side_log, s);
     s->job = (struct rdi_job){.rank = rank, .size = size, .local_rank = rank, .auth = true};
-    memset(s->job.key, 0x42, sizeof s->job.key);
     memset(s->job.host_id, 7, sizeof s->job.host_id);
     strcpy(s->job.host, "testhost");
     s->events = (struct rdi_net_events){
         .self = s, .accept = side_accept, .land = side_land, .ctrl = side_ctrl};
-    return rdi_options_load(&s->options, options, no_environment) == RONDO_OK;
+    return rdi_key_set(&s->job, "a key that only tests use", 25) == RONDO_OK &&
+           rdi_options_load(&s->options, options, no_environment) == RONDO_OK;
 }
 
 static inline rondo_status side_open_net(struct side *s) {

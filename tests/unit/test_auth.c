@@ -258,7 +258,7 @@ static void test_no_key(void **state) {
     (void)state;
     struct rdi_hs c, a;
     struct talk t;
-    memset(job_a.key, 0, sizeof job_a.key);
+    job_a.key = NULL;
     job_a.auth = false;
     uint8_t wire[RDI_HS_BUFFER];
     rdi_hs_connect(&c, RDI_HS_TCP, &job_a, &env, NULL, 0);
@@ -404,8 +404,11 @@ static void test_texts_are_harmless(void **state) {
     (void)state;
     struct rdi_hs c, a;
     uint8_t wire[RDI_HS_BUFFER];
-    memset(job_a.key, 'K', sizeof job_a.key);
-    memset(job_b.key, 'L', sizeof job_b.key);
+    uint8_t key_a[RDI_KEY_BYTES], key_b[RDI_KEY_BYTES];
+    memset(key_a, 'K', sizeof key_a);
+    memset(key_b, 'L', sizeof key_b);
+    job_a.key = key_a;
+    job_b.key = key_b;
     rdi_hs_connect(&c, RDI_HS_TCP, &job_a, &env, "hello", 5);
     rdi_hs_accept(&a, RDI_HS_TCP, &job_b, &env);
     feed(&a, wire, take(&c, wire, sizeof wire));

@@ -140,7 +140,8 @@ static rondo_status run_rank(const struct job *t, int rank, struct report *r) {
     }
     if (s == RONDO_OK) {
         r->local_rank = job.local_rank;
-        memcpy(r->key, job.key, sizeof r->key);
+        memcpy(r->key, job.key != NULL ? job.key : (uint8_t[RDI_KEY_BYTES]){0}, sizeof r->key);
+        rdi_job_clear(&job);
         if (job.rank != config.rank || job.size != world) {
             s = rdi_fail(RONDO_ERR_INTERNAL, "rank %d of %d", job.rank, job.size);
         } else if (t->body != NULL) {

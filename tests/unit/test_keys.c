@@ -40,7 +40,7 @@ static rondo_status find(void) {
 static void refuse(rondo_status status, const char *word1, const char *word2) {
     assert_int_equal(find(), status);
     assert_false(job.auth);
-    assert_memory_equal(job.key, (uint8_t[RDI_KEY_BYTES]){0}, RDI_KEY_BYTES);
+    assert_null(job.key);
     if (strstr(rondo_last_error(), word1) == NULL || strstr(rondo_last_error(), word2) == NULL) {
         fail_msg("'%s' does not have '%s' and '%s'", rondo_last_error(), word1, word2);
     }
@@ -127,7 +127,7 @@ static void test_order(void **state) {
 
     assert_int_equal(find(), RONDO_OK);
     assert_false(job.auth);
-    assert_memory_equal(job.key, (uint8_t[RDI_KEY_BYTES]){0}, RDI_KEY_BYTES);
+    assert_null(job.key);
 
     snprintf(options.str[RDI_OPT_AUTH], RDI_OPT_STRING_MAX, "key");
     assert_int_equal(find(), RONDO_OK);

@@ -227,7 +227,7 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
     bool key_from_store = s == RONDO_AGAIN;
     struct rdi_bootstrap *b = s == RONDO_OK || key_from_store ? calloc(1, sizeof *b) : NULL;
     if (b == NULL) {
-        sodium_memzero(&found, sizeof found);
+        rdi_job_clear(&found);
         return s < 0 ? s : rdi_fail(RONDO_ERR_NOMEM, "no memory for the bootstrap");
     }
     b->env = *env;
@@ -247,12 +247,12 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
         s = open_store(b, config, &launch, &found, key_source, key_from_store, restarts > 0);
     }
     if (s == RONDO_OK) {
-        *job = found;
+        *job = found; // and the share in its key
         *out = b;
     } else {
         rdi_bootstrap_close(b);
+        rdi_job_clear(&found);
     }
-    sodium_memzero(&found, sizeof found);
     return s;
 }
 

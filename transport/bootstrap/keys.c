@@ -48,12 +48,15 @@ rondo_status rdi_key_set(struct rdi_job *job, const void *secret, size_t len) {
     }
     static const char label[] = "rondo job key, version 1";
     crypto_generichash_state h;
+    uint8_t key[RDI_KEY_BYTES];
     crypto_generichash_init(&h, (const uint8_t *)label, sizeof label - 1, RDI_KEY_BYTES);
     crypto_generichash_update(&h, secret, len);
-    crypto_generichash_final(&h, job->key, RDI_KEY_BYTES);
+    crypto_generichash_final(&h, key, RDI_KEY_BYTES);
+    rondo_status s = rdi_job_key(job, key);
+    sodium_memzero(key, sizeof key);
     sodium_memzero(&h, sizeof h);
-    job->auth = true;
-    return RONDO_OK;
+    job->auth = s == RONDO_OK;
+    return s;
 }
 
 static rondo_status set_random_key(struct rdi_job *job) {
@@ -282,8 +285,7 @@ static rondo_status set_from_home_or_none(const struct rdi_launch *launch, rdi_g
 static rondo_status find_key(const rondo_config *config, const struct rdi_options *options,
                              const struct rdi_launch *launch, rdi_getenv get, bool make,
                              struct rdi_job *job, char source[RDI_KEY_SOURCE]) {
-    job->auth = false;
-    memset(job->key, 0, sizeof job->key);
+    rdi_job_clear(job);
     if (sodium_init() < 0) {
         return rdi_fail(RONDO_ERR_SYSTEM, "libsodium could not be initialised");
     }

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -158,7 +157,7 @@ static void release(struct rdi_store_server *s) {
         close(s->epoll);
     }
     pthread_mutex_destroy(&s->lock);
-    sodium_memzero(&s->job, sizeof s->job);
+    rdi_job_clear(&s->job);
     free(s);
 }
 
@@ -169,7 +168,7 @@ rondo_status rdi_store_server_start_limited(const char *addr, int port, const st
     if (s == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory for the store's server");
     }
-    s->job = *job;
+    rdi_job_copy(&s->job, job);
     s->limits = *limits;
     s->epoll = s->stop = -1;
     pthread_mutex_init(&s->lock, NULL);

@@ -67,7 +67,7 @@ struct cf_net *cf_net_prepare(struct cf *c, const char *options) {
     cf_expect(c, n != NULL, "no memory for a net");
     c->nets[i] = n;
     n->c = c;
-    n->job = c->place->job;
+    rdi_job_copy(&n->job, &c->place->job);
     cf_expect(c, cf_load_options(c->place->options, options, &n->options) == RONDO_OK, "%s",
               rondo_last_error());
     n->events =
@@ -110,6 +110,7 @@ void cf_net_close(struct cf_net *n) {
     for (unsigned i = 0; i < CF_NETS; i++) {
         c->nets[i] = c->nets[i] == n ? NULL : c->nets[i];
     }
+    rdi_job_clear(&n->job);
     free(n->peers);
     free(n);
 }

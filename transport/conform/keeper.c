@@ -317,6 +317,7 @@ int cf_keep(const struct cf_options *o, const struct cf_check *const *chosen, in
     }
     rdi_store_close(k.reports);
     rdi_bootstrap_close(k.b);
+    rdi_job_clear(&k.place.job);
     for (int r = 0; k.all != NULL && r < k.place.job.size; r++) {
         free(k.all[r]);
     }

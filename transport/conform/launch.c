@@ -399,6 +399,7 @@ int cf_launch(const struct cf_options *o, const struct cf_check *const *chosen, 
     reap(&l, true);
     rdi_store_close(l.store);
     rdi_store_server_stop(l.server);
+    rdi_job_clear(&l.job);
     sodium_memzero(&l, sizeof l);
     return code;
 }

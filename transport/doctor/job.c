@@ -3,7 +3,6 @@
 #include "transport/doctor/doctor.h"
 
 #include <ctype.h>
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -176,6 +175,6 @@ void dr_job_key(struct doctor *d) {
         dr_remedy(d, meant ? "use a key (unset RONDO_AUTH) unless nobody else reaches the network"
                            : "start ranks with rondo-run, or give them a file with RONDO_KEY_FILE");
     }
-    sodium_memzero(&job, sizeof job);
+    rdi_job_clear(&job);
     say_key_order(d);
 }

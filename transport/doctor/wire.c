@@ -259,7 +259,7 @@ void dr_session_close(struct dr_session *s) {
     if (s->control >= 0) {
         close(s->control);
     }
-    sodium_memzero(&s->job, sizeof s->job);
+    rdi_job_clear(&s->job);
 }
 
 rondo_status dr_send_card(struct dr_session *s) {

@@ -65,7 +65,9 @@ static rondo_status try_device(const struct rdi_net_ops *o, int dev) {
     struct rdi_net_events none = {.self = NULL};
     struct rdi_net *net;
     struct rdi_env env = *rdi_nccl_env();
-    env.random(env.self, job.key, sizeof job.key);
+    uint8_t key[RDI_KEY_BYTES]; // for the moment
+    env.random(env.self, key, sizeof key);
+    job.key = key;
     rdi_nccl_device_options(o, dev, RDI_NCCL_UNDEFINED, &opt);
     struct rdi_net_params params = {.env = env, .options = &opt, .job = &job, .events = &none};
     rondo_status s = o->open(&params, &net);

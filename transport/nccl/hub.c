@@ -74,6 +74,7 @@ static void hub_free(struct rdi_nccl_hub *h) {
         h->net->ops->close(h->net);
     }
     pthread_mutex_destroy(&h->lock);
+    rdi_job_clear(&h->job);
     explicit_bzero(h, sizeof *h);
     free(h);
 }
@@ -88,14 +89,14 @@ static rondo_status hub_new(const struct rdi_nccl_hub_key *key, struct rdi_nccl_
     h->refs = 1;
     h->job =
         (struct rdi_job){.rank = rdi_nccl_self(), .size = INT_MAX, .local_rank = -1, .auth = true};
-    memcpy(h->job.key, key->key, sizeof h->job.key);
     rdi_host_find(&h->job);
     set_options(h);
     h->events =
         (struct rdi_net_events){.self = h, .accept = on_accept, .land = on_land, .ctrl = on_ctrl};
     struct rdi_net_params params = {
         .env = *rdi_nccl_env(), .options = &h->options, .job = &h->job, .events = &h->events};
-    rondo_status s = key->ops->open(&params, &h->net);
+    rondo_status s = rdi_job_key(&h->job, key->key);
+    s = s == RONDO_OK ? key->ops->open(&params, &h->net) : s;
     if (s != RONDO_OK) {
         h->net = NULL;
         hub_free(h);

@@ -55,6 +55,7 @@ static void destroy(struct rdi_watch *w) {
     }
     free(w->record);
     free(w->ranks);
+    rdi_job_clear(&w->job);
     pthread_mutex_destroy(&w->lock);
     free(w);
 }
@@ -78,7 +79,7 @@ rondo_status rdi_watch_open(const struct rdi_env *env, const struct rdi_options 
     pthread_mutex_init(&w->lock, NULL);
     w->env = *env;
     w->options = *options;
-    w->job = *job;
+    rdi_job_copy(&w->job, job);
     w->rank = job->rank;
     w->size = job->size;
     w->mesh = RDI_W_MESH;
