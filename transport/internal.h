@@ -312,9 +312,15 @@ struct rdi_net {
     struct rdi_net_params params;
     struct rdi_net_attr attr;
     uint64_t bytes_sent, bytes_received, messages_sent; // payload
-    _Atomic uint64_t
-        strangers; // connections dropped because they did not prove the job's key; any thread reads
+    // Connections dropped because they did not prove the job's key: read by any thread, see rdi_net_stranger().
+    _Atomic uint64_t strangers;
+    uint64_t strangers_told, stranger_told_at;
 };
+// Counts one more of them and says so, in a line a second at most.
+void rdi_net_stranger(struct rdi_net *net, const char *who, const char *why);
+// So many connections that have proved nothing may be open at a time: few enough to leave the program most of its
+// descriptors, whoever comes.
+unsigned rdi_strangers_max(unsigned most);
 
 // The contract of a transport. All functions are called by the one thread that owns the engine at that time
 // (ownership moves with a lock in between). None blocks, except where it says so. None calls the engine back,

@@ -5,6 +5,7 @@
 // store's thread starts, and let through again while the launchers meet, so that ^C ends a launcher
 // that waits.
 #include "ddp/run/run.h"
+#include "transport/bootstrap/bootstrap.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -66,6 +67,14 @@ static rondo_status find_key(struct launch *l) {
     return s;
 }
 
+// On the store's thread.
+static void log_store(void *arg, rondo_log_level level, const char *line) {
+    (void)arg;
+    if (level <= RONDO_LOG_WARN) {
+        fprintf(stderr, "rondo-run: %s\n", line);
+    }
+}
+
 static rondo_status serve_store(struct launch *l) {
     bool alone = l->o.nnodes == 1;
     l->host = alone ? "127.0.0.1" : l->o.master_addr;
@@ -76,6 +85,9 @@ static rondo_status serve_store(struct launch *l) {
     rondo_status s =
         rdi_store_server_start(alone ? "127.0.0.1" : NULL, l->port, &l->identity, &l->server);
     if (s == RONDO_OK) {
+        struct rdi_env log;
+        rdi_env_system(&log, log_store, NULL);
+        rdi_store_server_log(l->server, &log);
         l->port = rdi_store_server_port(l->server);
     }
     return s;

@@ -42,8 +42,8 @@ enum wrong {
 static struct rdi_net *net;
 static struct peer peers[PEERS];
 static struct rdi_options options;
-static struct rdi_job job = {
-    .rank = 0, .size = 3, .auth = true, .key = "a key that all ranks have", .host = "here"};
+static const uint8_t job_key[RDI_KEY_BYTES] = "a key that all ranks have";
+static struct rdi_job job = {.rank = 0, .size = 3, .auth = true, .key = job_key, .host = "here"};
 static uint64_t clock_ns, frees, first_alive;
 static int dial_error;
 static uint8_t dial_how;

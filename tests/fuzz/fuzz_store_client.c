@@ -23,8 +23,9 @@ static uint8_t how;
 static uint64_t clock_ns;
 static struct rdi_hs hs;
 static struct sock *peer;
-static const struct rdi_job job = {.rank = 1, .size = 2, .auth = true, .key = "the ranks' key"};
-static const struct rdi_job other = {.rank = 0, .size = 2, .auth = true, .key = "another key"};
+static const uint8_t keys[2][RDI_KEY_BYTES] = {"the ranks' key", "another key"};
+static const struct rdi_job job = {.rank = 1, .size = 2, .auth = true, .key = keys[0]};
+static const struct rdi_job other = {.rank = 0, .size = 2, .auth = true, .key = keys[1]};
 
 static uint64_t now(void *self) {
     (void)self;

@@ -11,6 +11,8 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+static const uint8_t job_key[RDI_KEY_BYTES] = "a key that all ranks have";
+
 #define STEPS 150
 #define MS UINT64_C(1000000)
 #define CLIENTS 8
@@ -284,7 +286,7 @@ static void begin(void) {
     memset(clients, 0, sizeof clients);
     clock_ns = 1000 * MS;
     wild = false;
-    server.job = (struct rdi_job){.size = 2, .auth = true, .key = "a key that all ranks have"};
+    server.job = (struct rdi_job){.size = 2, .auth = true, .key = job_key};
     server.env = (struct rdi_env){.now = now, .random = count_up};
     server.limits = (struct rdi_store_limits){
         .clients = 6, .strangers = 3, .handshake_ms = 1000, .stall_ms = 3000, .bytes = LIMIT};

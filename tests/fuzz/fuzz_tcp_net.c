@@ -29,8 +29,8 @@ struct peer { // the other end of a connection
 static struct rdi_net *net;
 static struct peer peers[PEERS];
 static struct rdi_options options;
-static const struct rdi_job job = {
-    .rank = 0, .size = 3, .auth = true, .key = "a key that all ranks have", .host = "here"};
+static const uint8_t key[RDI_KEY_BYTES] = "a key that all ranks have";
+static const struct rdi_job job = {.rank = 0, .size = 3, .auth = true, .key = key, .host = "here"};
 static uint64_t clock_ns;
 
 static uint64_t now(void *self) {

@@ -29,6 +29,7 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
             if (s != RONDO_OK) {
                 return s;
             }
+            rdi_store_server_log(b->server, &b->env);
         }
         host = launch->loopback ? host : "127.0.0.1";
     }

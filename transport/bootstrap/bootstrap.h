@@ -89,6 +89,8 @@ void rdi_store_server_tell(struct rdi_store_server *s, const char *prefix, rdi_s
 // Connections that were dropped because they did not prove the job's key; `last` receives the last
 // one's address and what was wrong with it.
 uint64_t rdi_store_server_strangers(struct rdi_store_server *s, char *last, size_t cap);
+// Says so through env->log as well, once a second at most, on the server's thread.
+void rdi_store_server_log(struct rdi_store_server *s, const struct rdi_env *env);
 // 0, or the errno for which it cannot accept connections at present: EMFILE, ENOMEM ...
 int rdi_store_server_starved(struct rdi_store_server *s);
 // Clients that are connected now.

@@ -23,6 +23,8 @@
 
 #define BUDGET (256u << 10) // bytes moved for one connection before the others get their turn
 #define WAIT_MAX_MS (7u * 24 * 3600 * 1000)
+#define IDLE_MS 250u // nobody who knows the key takes so long to say it
+#define TELL_EVERY (1000u * (uint64_t)RDI_MS)
 
 // ---- Lists and deadlines ------------------------------------------------------------------------
 
@@ -65,10 +67,29 @@ static void note_stranger(struct rdi_store_server *s, const struct rdi_conn *c) 
     const char *why = c->hs->state == RDI_HS_FAILED ? c->hs->why
                       : c->hs->step == 0            ? "it did not say what it wants"
                                                     : "it did not prove to know this job's key";
+    uint64_t now = rdi_now(&s->env);
     pthread_mutex_lock(&s->lock);
-    s->strangers_dropped++;
+    uint64_t n = ++s->strangers_dropped;
     snprintf(s->last_stranger, sizeof s->last_stranger, "%s: %s", host, why);
+    struct rdi_env log = s->log;
     pthread_mutex_unlock(&s->lock);
+    if (s->stranger_told_at == 0 || now - s->stranger_told_at >= TELL_EVERY) {
+        rdi_log(&log, RONDO_LOG_WARN,
+                "the store dropped a connection from %s: %s (%llu since the last such line)", host,
+                why, (unsigned long long)(n - s->strangers_told));
+        s->stranger_told_at = now;
+        s->strangers_told = n;
+    }
+}
+
+bool rdi_conn_drop_idle(struct rdi_store_server *s) {
+    struct rdi_conn *c = s->strangers.first;
+    uint64_t age = (uint64_t)s->limits.handshake_ms * RDI_MS;
+    if (c == NULL || rdi_now(&s->env) - (c->deadline - age) < IDLE_MS * RDI_MS) {
+        return false;
+    }
+    rdi_conn_drop(s, c);
+    return true;
 }
 
 void rdi_conn_drop(struct rdi_store_server *s, struct rdi_conn *c) {
@@ -413,7 +434,7 @@ void rdi_conn_adopt(struct rdi_store_server *s, int fd) {
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     rdi_store_silence(fd, s->limits.silence_s); // a host that vanished ends its waits
-    if (s->strangers.count >= s->limits.strangers) {
+    if (s->strangers.count >= rdi_strangers_max((unsigned)s->limits.strangers)) {
         rdi_conn_drop(s, s->strangers.first);
     }
     c->fd = fd;

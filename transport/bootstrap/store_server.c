@@ -41,7 +41,11 @@ static void accept_some(struct rdi_store_server *s, int listener) {
             atomic_store(&s->starved, 0);
             rdi_conn_adopt(s, fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            atomic_store(&s->starved, errno);
+            int err = errno;
+            if (rdi_conn_drop_idle(s)) {
+                continue;
+            }
+            atomic_store(&s->starved, err);
             pause_accepting(s, true); // the listener stays readable: do not spin on it
             return;
         } else if (errno != EINTR && errno != ECONNABORTED) {
@@ -213,6 +217,12 @@ void rdi_store_server_tell(struct rdi_store_server *s, const char *prefix, rdi_s
     if (s->ntell < RDI_STORE_TOLD) {
         s->tell[s->ntell++] = (struct rdi_store_tell){prefix, told, arg};
     }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void rdi_store_server_log(struct rdi_store_server *s, const struct rdi_env *env) {
+    pthread_mutex_lock(&s->lock);
+    s->log = *env;
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -54,7 +54,7 @@ struct rdi_store_server {
     uint64_t check_at;        // no deadline is earlier; UINT64_MAX: none
     uint64_t accept_again_at; // 0: accepting
     bool closing;
-    pthread_mutex_t lock; // for the next four
+    pthread_mutex_t lock; // for the next five
     struct rdi_store_tell {
         const char *prefix; // of keys whose values are told of
         rdi_store_told told;
@@ -63,6 +63,8 @@ struct rdi_store_server {
     int ntell;
     uint64_t strangers_dropped;
     char last_stranger[320];
+    struct rdi_env log; // who is told of strangers
+    uint64_t strangers_told, stranger_told_at;
     _Atomic size_t clients_now;
     atomic_int starved; // errno of the last accept, if this process lacked something for it
 };
@@ -75,6 +77,8 @@ void rdi_conn_serve(struct rdi_store_server *s, struct rdi_conn *c);
 void rdi_conn_expire(struct rdi_store_server *s, struct rdi_conn *c, uint64_t now);
 // Ends a connection. Its memory stays until rdi_conn_bury(), since a batch of events may name it.
 void rdi_conn_drop(struct rdi_store_server *s, struct rdi_conn *c);
+// Drops the oldest connection that has proved nothing for a while. False: there is none.
+bool rdi_conn_drop_idle(struct rdi_store_server *s);
 void rdi_conn_bury(struct rdi_store_server *s);
 
 #endif

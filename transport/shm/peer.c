@@ -27,12 +27,13 @@ static struct shm_peer *find(struct shm_net *net, const uint8_t name[SHM_NAME_BY
     return p;
 }
 
-// A write to whatever a peer passed as its eventfd must not block, nor end this process (SIGPIPE).
+// A write to whatever a peer passed as its eventfd must not block, nor reach a file, nor end this process (SIGPIPE).
 static rondo_status check_eventfd(int fd) {
     struct stat st;
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || (flags & O_NONBLOCK) == 0 || fstat(fd, &st) != 0 || S_ISFIFO(st.st_mode) ||
-        S_ISSOCK(st.st_mode)) {
+    // Of all kinds of descriptors only those of anonymous inodes have no type.
+    if (flags < 0 || (flags & O_NONBLOCK) == 0 || fstat(fd, &st) != 0 ||
+        (st.st_mode & S_IFMT) != 0) {
         return rdi_fail(RONDO_ERR_PEER,
                         "the descriptor that a peer passed for waking it would block or is no "
                         "eventfd: all ranks must run the same release of Rondo");

@@ -19,27 +19,12 @@
 #define STRANGER_NS (10000 * MS) // for a connection to prove that it belongs to the job
 #define GONE_NS (1000 * MS)      // of refused attempts, until the peer counts as gone
 #define PACKETS_AT_ONCE 16
-#define HALF_OPEN_MAX 256 // connections that have proved nothing; the oldest gives way to a new one
-#define LOG_EVERY (1000 * MS)
+#define HALF_OPEN_MAX \
+    256u // connections that have proved nothing; the oldest gives way to a new one
 
 static uint64_t now_of(const struct shm_link *l) { return rdi_now(&l->net->base.params.env); }
 
 // ---- Ending early --------------------------------------------------------------------------------
-
-// Counts somebody who has no business here; one log line in a second, however many come.
-static void note_stranger(struct shm_net *net, const char *who, const char *why) {
-    net->base.strangers++;
-    net->strangers_unlogged++;
-    uint64_t now = rdi_now(&net->base.params.env);
-    if (net->stranger_logged == 0 || now - net->stranger_logged >= LOG_EVERY) {
-        rdi_log(&net->base.params.env, RONDO_LOG_WARN,
-                "shm: dropped a connection of %s that did not prove this job's key: %s (%llu since "
-                "the last such line)",
-                who, why, (unsigned long long)net->strangers_unlogged);
-        net->stranger_logged = now;
-        net->strangers_unlogged = 0;
-    }
-}
 
 static bool has_proved(const struct shm_link *l) {
     return l->hs == NULL || l->hs->state == RDI_HS_NEED_REPLY || l->hs->state == RDI_HS_DONE ||
@@ -54,7 +39,7 @@ static void drop(struct shm_link *l, const char *why) {
         rdi_log(&l->net->base.params.env, RONDO_LOG_WARN, "shm: dropped a connection of %s: %s",
                 who, why);
     } else {
-        note_stranger(l->net, who, why);
+        rdi_net_stranger(&l->net->base, who, why);
     }
     shm_link_free(l);
 }
@@ -70,7 +55,7 @@ static void make_room(struct shm_net *net) {
             n++;
         }
     }
-    if (n >= HALF_OPEN_MAX) {
+    if (n >= rdi_strangers_max(HALF_OPEN_MAX)) {
         drop(oldest, "too many connections at once");
     }
 }
@@ -305,7 +290,7 @@ void shm_accept_all(struct shm_net *net) {
         }
         int32_t pid = 0;
         if (!shm_same_user(fd, &pid)) {
-            note_stranger(net, "another user", "only this job's own user may connect");
+            rdi_net_stranger(&net->base, "another user", "only this job's own user may connect");
             close(fd);
             continue;
         }

@@ -139,7 +139,6 @@ struct shm_net {
     uint64_t frees;     // rdi_mem_frees() when blocks were last looked through
     uint64_t hear_at;   // when to listen again; 0: we do
     bool chores;        // a link has something due
-    uint64_t stranger_logged, strangers_unlogged;
 };
 
 static inline struct shm_net *shm_net_of(struct rdi_net *n) { return (struct shm_net *)n; }

@@ -2,7 +2,7 @@
 // The receiver's side of making connections: strangers, links that begin, links that come back.
 //
 // Nothing is kept for a connection before it proved the job's key but the connection itself, and of those
-// there are at most HALF_OPEN_MAX, each for HALF_OPEN_TIME.
+// there are at most HALF_OPEN_MAX (fewer where the process may have few descriptors), each for HALF_OPEN_TIME.
 #include "transport/tcp/tcp.h"
 
 #include <errno.h>
@@ -13,7 +13,9 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define HALF_OPEN_MAX 256
+#define HALF_OPEN_MAX 256u
+#define ACCEPT_AT_ONCE 16        // a crowd at the door must not keep the links waiting
+#define IDLE_TIME (250 * RDI_MS) // nobody who knows the key takes so long to say it
 #define HALF_OPEN_TIME (10000 * RDI_MS)
 #define LOG_EVERY (1000 * RDI_MS)
 #define SPARE_RETRY (100 * RDI_MS)
@@ -22,31 +24,24 @@
 // ---- Strangers -----------------------------------------------------------------------------------
 
 static void drop_stranger(struct rdi_tcp_path *p, const char *why) {
-    struct rdi_tcp_net *n = p->net;
-    n->base.strangers++;
-    n->strangers_unlogged++;
-    uint64_t now = rdi_tcp_now(n);
-    if (n->stranger_logged == 0 || now - n->stranger_logged >= LOG_EVERY) {
-        char name[RDI_TCP_NAME];
-        rdi_tcp_name(&p->remote, name);
-        rdi_log(
-            &n->base.params.env, RONDO_LOG_WARN,
-            "dropped a connection from %s that did not prove this job's key: %s (%llu since the "
-            "last such line)",
-            name, why, (unsigned long long)n->strangers_unlogged);
-        n->stranger_logged = now;
-        n->strangers_unlogged = 0;
-    }
+    char name[RDI_TCP_NAME];
+    rdi_tcp_name(&p->remote, name);
+    rdi_net_stranger(&p->net->base, name, why);
     rdi_tcp_path_close(p);
 }
 
-static void drop_oldest_stranger(struct rdi_tcp_net *n) {
+// The oldest that was accepted before that time. False: there is none.
+static bool drop_oldest_stranger(struct rdi_tcp_net *n, uint64_t before) {
     for (struct rdi_tcp_path *p = n->loose_head; p != NULL; p = p->next) {
-        if (p->stage == RDI_TCP_SHAKING) {
-            drop_stranger(p, "too many connections at once");
-            return;
+        if (p->stage == RDI_TCP_SHAKING && !p->reserve) {
+            bool old = p->deadline - HALF_OPEN_TIME <= before;
+            if (old) {
+                drop_stranger(p, "too many connections at once");
+            }
+            return old;
         }
     }
+    return false;
 }
 
 // ---- New connections -----------------------------------------------------------------------------
@@ -66,8 +61,8 @@ static bool take_connection(struct rdi_tcp_net *n, int fd, bool reserve) {
     }
     p->reserve = reserve;
     rdi_hs_accept(&p->hs, RDI_HS_TCP, n->base.params.job, &n->base.params.env);
-    if (n->half_open >= HALF_OPEN_MAX) {
-        drop_oldest_stranger(n);
+    if (n->half_open >= rdi_strangers_max(HALF_OPEN_MAX)) {
+        drop_oldest_stranger(n, UINT64_MAX);
     }
     rdi_tcp_loose_add(p, rdi_tcp_now(n) + (reserve ? SPARE_TIME : HALF_OPEN_TIME));
     return true;
@@ -81,10 +76,13 @@ void rdi_tcp_spare_returned(struct rdi_tcp_net *n) {
     }
 }
 
-// The process has no descriptor for the next connection. The spare one serves to tell that peer why, one
-// peer at a time; the others wait in the listeners' queues meanwhile.
+// The process has no descriptor for the next connection. One that is idle makes room for it. Else the spare one
+// serves to tell that peer why, one peer at a time; the others wait in the listeners' queues meanwhile.
 static void out_of_descriptors(struct rdi_tcp_net *n, struct rdi_tcp_listener *from) {
     uint64_t now = rdi_tcp_now(n);
+    if (drop_oldest_stranger(n, now - IDLE_TIME)) {
+        return;
+    }
     if (n->limit_logged == 0 || now - n->limit_logged >= LOG_EVERY) {
         char text[160];
         rdi_tcp_limit_text(text, sizeof text);
@@ -106,7 +104,7 @@ static void out_of_descriptors(struct rdi_tcp_net *n, struct rdi_tcp_listener *f
 
 int rdi_tcp_accept(struct rdi_tcp_net *n, struct rdi_tcp_listener *from) {
     int moved = 0;
-    while (n->listening && moved < HALF_OPEN_MAX) {
+    while (n->listening && moved < ACCEPT_AT_ONCE) {
         int fd = accept4(from->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             moved += take_connection(n, fd, false);

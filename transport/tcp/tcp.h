@@ -172,8 +172,7 @@ struct rdi_tcp_net {
     unsigned tick;  // calls of progress()
     unsigned idle;  // such calls in a row that moved nothing
     unsigned depth; // > 0: within progress(), so memory is kept
-    uint64_t stranger_logged, limit_logged;
-    uint64_t strangers_unlogged;
+    uint64_t limit_logged;
 };
 
 static inline struct rdi_tcp_net *rdi_tcp_net_of(const struct rdi_tcp_link *l) {

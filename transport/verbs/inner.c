@@ -38,6 +38,13 @@ rondo_status rdi_verbs_inner_accept(void *self, struct rdi_link *inner) {
 
 static void take_bye(struct rdi_verbs_link *l, const struct rdi_verbs_msg *m) {
     struct rdi_link *b = &l->base;
+    if (!b->sender && (m->posted < b->arrived || m->posted > b->released + b->slots)) {
+        char who[128];
+        rdi_verbs_link_fail(l, true, RONDO_ERR_INTERNAL,
+                            "%s says good-bye behind a message that cannot be; please report this",
+                            rdi_verbs_peer_name(l, who, sizeof who));
+        return;
+    }
     l->bye = true;
     l->bye_at = m->posted;
     if (b->sender && m->arrived <= b->posted && m->arrived >= b->sent) {
