@@ -82,6 +82,7 @@ static void compute_mac(const struct rdi_hs *hs, char label, const uint8_t *mess
     crypto_generichash_update(&h, message, n);
     crypto_generichash_final(&h, mac, MAC);
     sodium_memzero(&h, sizeof h);
+    sodium_stackzero(RDI_STACK_WIPE);
 }
 
 // Whether the received message of n bytes ends in the MAC that only a holder of the key can make.

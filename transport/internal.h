@@ -142,6 +142,8 @@ void rdi_job_clear(struct rdi_job *job);
 // rdi_secret_free() wipes them. NULL: out of memory, the text is set. Both others leave alone what is not from here.
 // Any thread, also in a child of fork().
 #define RDI_SECRET_BYTES 128
+// Bytes of stack that libsodium's functions may have left key material in, for sodium_stackzero() after them.
+#define RDI_STACK_WIPE 4096
 void *rdi_secret_new(void);
 void rdi_secret_share(const void *secret);
 void rdi_secret_free(const void *secret);

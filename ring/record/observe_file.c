@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Files of the recorder: their names, and how they are written so that a reader never sees half of one.
 #include "ring/record/observe.h"
+#include "transport/temp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -66,16 +67,13 @@ static bool write_all(int fd, const char *p, size_t n) {
 }
 
 rondo_status rdi_observe_write(const char *path, const struct rdi_text *t) {
-    struct rdi_env env;
-    uint64_t number;
-    rdi_env_system(&env, NULL, NULL);
-    env.random(env.self, &number, sizeof number);
-    size_t cap = strlen(path) + 32;
+    size_t cap = strlen(path) + RDI_TEMP_MORE;
     char *temporary = malloc(cap);
     if (!temporary) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory to write %s", path);
     }
-    snprintf(temporary, cap, "%s.%016llx.tmp", path, (unsigned long long)number);
+    rdi_temp_sweep(path); // what a killed process may have left here
+    rdi_temp_name(path, temporary, cap);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     bool ok = fd >= 0 && write_all(fd, t->buf, t->len);
     int err = errno;

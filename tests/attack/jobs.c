@@ -115,7 +115,9 @@ void rank_report(struct rank *r, rondo_status s, double began) {
     if (r->comm != NULL && rondo_comm_get_stats(r->comm, &stats) == RONDO_OK) {
         r->report.strangers = stats.strangers;
     }
-    if (write(r->report_fd, &r->report, sizeof r->report) != (ssize_t)sizeof r->report) {
+    char bytes[sizeof r->report];
+    memcpy(bytes, &r->report, sizeof bytes);
+    if (write(r->report_fd, bytes, sizeof bytes) != (ssize_t)sizeof bytes) {
         abort();
     }
 }
@@ -163,9 +165,9 @@ static void run_rank(struct job *j, int rank, int port, int report_fd, int gate)
     exit(0); // and not _exit(): the leak checker has its say
 }
 
-// In the child: waits for the store's port, with no descriptor but these, lest other jobs' pipes and sockets stay open.
-static void start_rank(struct job *j, int rank, const int keep[3]) {
-    int port = 0, fds[3];
+// In a child: closes all descriptors but these, which become 50 to 52, lest other jobs' pipes stay open.
+static void keep_only(const int keep[3]) {
+    int fds[3];
     for (int k = 0; k < 3; k++) {
         fds[k] = fcntl(keep[k], F_DUPFD, 200);
     }
@@ -174,6 +176,11 @@ static void start_rank(struct job *j, int rank, const int keep[3]) {
     }
     close_range(3, 49, 0);
     close_range(53, ~0u, 0);
+}
+
+static void start_rank(struct job *j, int rank, const int keep[3]) {
+    int port = 0;
+    keep_only(keep);
     if (read(50, &port, sizeof port) != (ssize_t)sizeof port) {
         _exit(9);
     }
@@ -181,8 +188,27 @@ static void start_rank(struct job *j, int rank, const int keep[3]) {
     run_rank(j, rank, port, 51, 52);
 }
 
+// In a process of its own: the test has no threads, so that it can fork ranks at any time.
+static void serve(struct job *j, int ports, int gate) {
+    struct rdi_store_server *server;
+    char c;
+    if (rdi_store_server_start("127.0.0.1", 0, &j->identity, &server) != RONDO_OK) {
+        _exit(9);
+    }
+    int port = rdi_store_server_port(server);
+    for (int i = 0; i < j->size; i++) {
+        if (write(ports, &port, sizeof port) != (ssize_t)sizeof port) {
+            _exit(9);
+        }
+    }
+    while (read(gate, &c, 1) < 0 && errno == EINTR) {}
+    rdi_store_server_stop(server);
+    rdi_job_clear(&j->identity);
+    exit(0);
+}
+
 void job_start(struct job *j) {
-    int report[JOB_RANKS][2], gate[JOB_RANKS][2];
+    int report[JOB_RANKS][2], gate[JOB_RANKS + 1][2];
     assert_true(j->size <= JOB_RANKS);
     j->identity = (struct rdi_job){.rank = 0, .size = j->size};
     assert_int_equal(rdi_key_set(&j->identity, JOB_KEY, sizeof JOB_KEY - 1), RONDO_OK);
@@ -192,10 +218,18 @@ void job_start(struct job *j) {
         j->from[i] = report[i][0];
         j->gate[i] = gate[i][1];
     }
-    // The store's thread begins after the ranks were forked; until then they wait for its port.
     int ports[2];
     assert_int_equal(pipe(ports), 0);
+    assert_int_equal(pipe(gate[j->size]), 0);
     fflush(NULL);
+    j->gate[j->size] = gate[j->size][1];
+    j->pid[j->size] = fork();
+    assert_true(j->pid[j->size] >= 0);
+    if (j->pid[j->size] == 0) {
+        const int keep[3] = {ports[1], ports[1], gate[j->size][0]};
+        keep_only(keep);
+        serve(j, 50, 52);
+    }
     for (int i = 0; i < j->size; i++) {
         j->pid[i] = fork();
         assert_true(j->pid[i] >= 0);
@@ -204,20 +238,18 @@ void job_start(struct job *j) {
             start_rank(j, i, keep);
         }
     }
-    assert_int_equal(rdi_store_server_start("127.0.0.1", 0, &j->identity, &j->server), RONDO_OK);
     for (int i = 0; i < j->size; i++) {
-        int port = rdi_store_server_port(j->server);
-        assert_int_equal(write(ports[1], &port, sizeof port), sizeof port);
         close(report[i][1]);
         close(gate[i][0]);
     }
+    close(gate[j->size][0]);
     close(ports[0]);
     close(ports[1]);
 }
 
 // Ends what still runs, so that a failed test leaves nothing.
 static void kill_all(struct job *j) {
-    for (int i = 0; i < j->size; i++) {
+    for (int i = 0; i <= j->size; i++) {
         if (j->pid[i] > 0) {
             kill(j->pid[i], SIGKILL);
         }
@@ -269,9 +301,10 @@ void job_end(struct job *j, unsigned judged) {
         }
         close(j->from[i]);
     }
-    rdi_store_server_stop(j->server);
+    // The store has nobody to serve any more.
+    close(j->gate[j->size]);
+    waitpid(j->pid[j->size], NULL, 0);
     rdi_job_clear(&j->identity);
-    j->server = NULL;
     if (failed >= 0) {
         fail_msg("rank %d ended badly: %s %d", failed, WIFSIGNALED(how) ? "signal" : "exit code",
                  WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));

@@ -43,10 +43,9 @@ struct job {
     void (*alter)(void *arg, void *value, size_t len);
     void *alter_arg;
 
-    struct rdi_store_server *server;
     struct rdi_job identity;
-    pid_t pid[JOB_RANKS];
-    int from[JOB_RANKS], gate[JOB_RANKS];
+    pid_t pid[JOB_RANKS + 1]; // the last one serves the store
+    int from[JOB_RANKS], gate[JOB_RANKS + 1];
 };
 
 double job_now(void);

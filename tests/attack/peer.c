@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define AT_ONCE 6        // jobs; most of the time they wait
+#define AT_ONCE 8        // jobs; most of the time they wait
 #define DEADLINE_MS 2000 // of operations, where the attack is that nothing follows
 
 static const struct attack *current;

@@ -5,6 +5,7 @@
 // A file that others may read is refused. Secrets are wiped from memory after use, and no text that
 // this file writes has a byte of one.
 #include "transport/bootstrap/bootstrap.h"
+#include "transport/temp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -55,6 +56,7 @@ rondo_status rdi_key_set(struct rdi_job *job, const void *secret, size_t len) {
     rondo_status s = rdi_job_key(job, key);
     sodium_memzero(key, sizeof key);
     sodium_memzero(&h, sizeof h);
+    sodium_stackzero(RDI_STACK_WIPE);
     job->auth = s == RONDO_OK;
     return s;
 }
@@ -193,15 +195,29 @@ static bool make_directory(const char *path, mode_t mode) {
     return mkdir(path, mode) == 0 || errno == EEXIST;
 }
 
+// A file for the key that has no name yet, so that nothing is left where this process is killed; where there is no
+// such thing (NFS), one whose name tells who made it. -1: errno.
+static int open_new_key(const char *directory, const char *path, char *name, size_t cap) {
+    int fd = open(directory, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+    if (fd >= 0) {
+        snprintf(name, cap, "/proc/self/fd/%d", fd);
+        if (access(name, F_OK) == 0) {
+            return fd;
+        }
+        close(fd); // without /proc it could not be given a name
+    }
+    rdi_temp_name(path, name, cap);
+    return open(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
 // Creates the key file unless it is there. It appears whole or not at all, and only the first of
 // several processes that try at once wins: link(2) does not replace, also over NFS. -1: errno.
 static int create_key_file(const char *directory, const char *path) {
-    char temporary[PATH_MAX + 16];
-    snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);
+    char name[PATH_MAX + RDI_TEMP_MORE];
     if (!make_directory(directory, 0700)) {
         return -1;
     }
-    int fd = mkostemp(temporary, O_CLOEXEC); // mode 0600
+    int fd = open_new_key(directory, path, name, sizeof name);
     if (fd < 0) {
         return -1;
     }
@@ -216,12 +232,16 @@ static int create_key_file(const char *directory, const char *path) {
     int result = -1;
     if (n >= 0 && n != (ssize_t)sizeof text) {
         errno = ENOSPC;
-    } else if (n > 0 && fsync(fd) == 0 && (link(temporary, path) == 0 || errno == EEXIST)) {
+    } else if (n > 0 && fsync(fd) == 0 &&
+               (linkat(AT_FDCWD, name, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 ||
+                errno == EEXIST)) {
         result = 0;
     }
     int saved = errno;
     close(fd);
-    unlink(temporary);
+    if (strncmp(name, "/proc/", 6) != 0) {
+        unlink(name);
+    }
     errno = saved;
     return result;
 }
@@ -240,6 +260,7 @@ static rondo_status set_from_home(struct rdi_job *job, rdi_getenv get, bool make
     snprintf(config, sizeof config, "%s/.config", home);
     snprintf(directory, sizeof directory, "%s/.config/rondo", home);
     snprintf(path, cap, "%s/.config/rondo/key", home);
+    rdi_temp_sweep(path);
     rondo_status s = set_from_file(job, path);
     if (s != RONDO_AGAIN) {
         return s;
