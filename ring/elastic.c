@@ -359,6 +359,25 @@ static bool is_invited(const void *arg) {
     return x->invited || x->state != RONDO_OK;
 }
 
+// Of the others that were started again the store may have told their former addresses.
+static rondo_status meet_newcomers(struct rdi_engine *e, const int *list, int n) {
+    uint8_t *record = malloc(RDI_WATCH_RECORD);
+    rondo_status s = record ? RONDO_OK : rdi_fail(RONDO_ERR_NOMEM, "out of memory for a record");
+    rdi_driver_lock(e->driver);
+    for (int i = 0; i < n && s == RONDO_OK; i++) {
+        uint32_t incarnation;
+        size_t len;
+        if (list[i] != e->job.rank &&
+            rdi_watch_record(e->watch, list[i], &incarnation, record, &len) &&
+            incarnation == rdi_watch_incarnation(e->watch, list[i])) {
+            s = rdi_engine_add_peer(e, list[i], record, len, NULL);
+        }
+    }
+    rdi_driver_unlock(e->driver);
+    free(record);
+    return s;
+}
+
 static rondo_status enter_once(struct rdi_engine *e, const struct rdi_watch_invite *in,
                                uint64_t until, struct rondo_comm **out, bool *again) {
     struct extra x;
@@ -376,6 +395,7 @@ static rondo_status enter_once(struct rdi_engine *e, const struct rdi_watch_invi
                      "the job's ranks sent an invitation that this version (%s) cannot read",
                      rondo_version());
     }
+    s = s == RONDO_OK ? meet_newcomers(e, list, n) : s;
     if (s == RONDO_OK) {
         s = make(e, in->comm, list, n, in->epoch, &x.plan, out);
         s = settle(e, in->comm, TAG(TAG_GROWN, 1), list, n, in->epoch, s, out, until, again);
@@ -405,6 +425,7 @@ rondo_status rdi_elastic_enter(struct rdi_engine *e, struct rondo_comm **out) {
     }
     if (s == RONDO_OK) {
         c->newcomer = true;
+        rdi_watch_entered(e->watch);
         *out = c;
     }
     return s;

@@ -41,9 +41,12 @@ struct rdi_w_rank {
     uint64_t connect_at; // not linked: when to try again
     bool wanted;         // a link to it is to be kept
     bool was_up;         // the link has been UP
-    bool doubt;          // a link to it failed: whoever may, connects at once
-    bool watched;        // it is one of those whose silence this rank looks at
-    bool left;           // said good-bye
+    bool up;             // it is, on the path of up_epoch, since up_at
+    uint32_t up_epoch;
+    uint64_t up_at;
+    bool doubt;   // a link to it failed: whoever may, connects at once
+    bool watched; // it is one of those whose silence this rank looks at
+    bool left;    // said good-bye
     bool beat_due;
     bool told_stopped;
     uint64_t failed_at, joined_at; // epochs
@@ -136,6 +139,7 @@ struct rdi_watch {
 
     // As newcomer.
     bool joining;
+    bool outsider; // it has no communicator with the others yet
     uint8_t *record;
     size_t record_len;
     bool has_live;

@@ -22,7 +22,7 @@ void rdi_watch_join(struct rdi_watch *w, const void *record, size_t len) {
         memcpy(w->record, &w->self, head);
         memcpy(w->record + head, record, len);
         w->record_len = head + len;
-        w->joining = true;
+        w->joining = w->outsider = true;
     }
     pthread_mutex_unlock(&w->lock);
 }
@@ -121,6 +121,11 @@ static void keep_part(struct rdi_w_rank *r, const struct rdi_w_join *m) {
 
 void rdi_w_on_join(struct rdi_watch *w, int from, const struct rdi_w_join *m) {
     struct rdi_w_rank *r = &w->ranks[from];
+    if (w->joining) {
+        // Another newcomer, whom this one has to know should one decision admit both. It cannot let it in.
+        keep_part(r, m);
+        return;
+    }
     if (m->incarnation <= r->peer.incarnation && (r->joined_at > 0 || r->peer.incarnation > 0)) {
         return; // one that has joined already, or an older one
     }
@@ -165,6 +170,12 @@ bool rdi_watch_record(struct rdi_watch *w, int rank, uint32_t *incarnation, void
     }
     pthread_mutex_unlock(&w->lock);
     return have;
+}
+
+void rdi_watch_entered(struct rdi_watch *w) {
+    pthread_mutex_lock(&w->lock);
+    w->outsider = false;
+    pthread_mutex_unlock(&w->lock);
 }
 
 // ---- Invitations ---------------------------------------------------------------------------------

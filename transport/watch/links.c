@@ -98,7 +98,7 @@ rondo_status rdi_w_accept(void *self, struct rdi_link *link) {
         r->link->ops->close_link(r->link, false);
     }
     r->link = link;
-    r->was_up = false;
+    r->was_up = r->up = false;
     r->left = false;
     r->heard = rdi_w_now(w);
     link->owner = r;
@@ -295,6 +295,12 @@ static void link_failed(struct rdi_watch *w, int rank, uint64_t now) {
 static int link_state(struct rdi_watch *w, int rank, uint64_t now) {
     struct rdi_w_rank *r = &w->ranks[rank];
     struct rdi_link *l = r->link;
+    bool up = l->state == RDI_LINK_UP;
+    if (up && !(r->up && r->up_epoch == l->epoch)) {
+        r->up_epoch = l->epoch;
+        r->up_at = now;
+    }
+    r->up = up;
     switch (l->state) {
     case RDI_LINK_LOST:
         if (l->sender && l->ops->reset) {
@@ -324,8 +330,11 @@ static int link_state(struct rdi_watch *w, int rank, uint64_t now) {
 
 // ---- Silence -------------------------------------------------------------------------------------
 
-static void stopped(struct rdi_watch *w, int rank, uint64_t silent) {
+static void stopped(struct rdi_watch *w, int rank, uint64_t silent, uint64_t now) {
     struct rdi_w_rank *r = &w->ranks[rank];
+    // While there was no path the process may have run as well.
+    uint64_t with_path = r->up ? now - r->up_at : silent;
+    silent = silent < with_path ? silent : with_path;
     char what[128], who[160];
     if (!r->told_stopped && silent >= rdi_w_lately(w)) {
         rdi_w_stopped_text(w, rank, what, sizeof what);
@@ -353,7 +362,7 @@ static void look_at_silence(struct rdi_watch *w, int rank, uint64_t now) {
                          memcmp(r->peer.host_id, w->self.host_id, 16) == 0) ||
                         (r->link && r->link->ops->delivered && r->link->ops->delivered(r->link));
     if (acknowledged) {
-        stopped(w, rank, silent);
+        stopped(w, rank, silent, now);
     } else if (silent >= w->timeout_ns) {
         rdi_w_evidence(w, rank, RDI_CAUSE_SILENT,
                        "is silent: its host has acknowledged nothing for peer_timeout (%.1f s)",
@@ -381,12 +390,13 @@ int rdi_w_links_progress(struct rdi_watch *w, uint64_t now) {
             try_connect(w, i, now);
             moved++;
         }
+        // Before more is said: what was said a moment ago cannot have been acknowledged yet.
+        look_at_silence(w, i, now);
         moved += r->out ? flush(w, i) : 0;
         r->beat_due = (r->beat_due || beat) && rdi_w_linked(w, i);
         if (r->beat_due && r->link->ops->ctrl(r->link, RDI_W_BEAT, &b, sizeof b) == RONDO_OK) {
             r->beat_due = false;
         }
-        look_at_silence(w, i, now);
     }
     return moved;
 }

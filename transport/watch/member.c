@@ -542,7 +542,8 @@ int rdi_w_member_progress(struct rdi_watch *w, uint64_t now) {
         return 0;
     }
     if (w->proposing && same(&d, &w->proposal)) {
-        if (now >= w->proposed_at + REPEAT) {
+        commit_if_whole(w); // one that is stopped by now need not answer
+        if (w->proposing && now >= w->proposed_at + REPEAT) {
             spread(w);
         }
         return 0;

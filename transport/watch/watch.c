@@ -164,12 +164,12 @@ void rdi_watch_close(struct rdi_watch *w) {
         (void)rdi_w_links_progress(w, rdi_w_now(w)); // what waits to be said
     }
     for (int i = 0; i < w->size; i++) {
-        rdi_w_unlink(w, i, true);
+        rdi_w_unlink(w, i, !w->outsider);
     }
     pthread_mutex_unlock(&w->lock);
     rdi_w_thread_stop(w);
     for (int i = 0; i < w->size; i++) {
-        rdi_w_unlink(w, i, true); // accepted meanwhile
+        rdi_w_unlink(w, i, !w->outsider); // accepted meanwhile
     }
     w->net->ops->close(w->net);
     destroy(w);

@@ -137,6 +137,9 @@ void rdi_watch_forget(struct rdi_watch *w, uint64_t comm, uint64_t tag);
 // Newcomer, before begin(): `record` is what the others need to reach it (at most RDI_WATCH_RECORD bytes).
 #define RDI_WATCH_RECORD 8192
 void rdi_watch_join(struct rdi_watch *w, const void *record, size_t len);
+// Newcomer: it has a communicator with the others. One that ends before says no good-bye, so that they declare it lost:
+// they would wait for it.
+void rdi_watch_entered(struct rdi_watch *w);
 // The record that a newcomer sent; false if none. buf has RDI_WATCH_RECORD bytes.
 bool rdi_watch_record(struct rdi_watch *w, int rank, uint32_t *incarnation, void *buf, size_t *len);
 
