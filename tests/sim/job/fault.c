@@ -36,7 +36,7 @@ static uint32_t ranks_of_host(int host) {
 
 static void make_fault(struct fault *f) {
     uint32_t one = UINT32_C(1) << below((uint64_t)job.n);
-    f->what = (enum what)(1 + below(WHATS - 1));
+    f->what = job.ddp && chance(30) ? KILL : (enum what)(1 + below(WHATS - 1));
     // Most of them while the job runs; some at its start, when links are only being made.
     f->at = chance(20) ? below(20 * MS) : below((uint64_t)job.steps * (job.compute + 3 * MS));
     f->mask = one;
@@ -62,6 +62,21 @@ static void make_fault(struct fault *f) {
         f->lasts = below(500 * MS);
         break;
     }
+}
+
+static void make_training(void) {
+    job.ddp = chance(50);
+    if (!job.ddp) {
+        return;
+    }
+    job.batch = 1 + (int)below(chance(20) ? 4 : 40);
+    job.samples = (uint64_t)job.batch * (uint64_t)job.steps / (1 + below(3)) + below(10);
+    job.accumulate = chance(25) ? 2 : 1;
+    job.evaluate_every = 1 + (int)below(10);
+    job.loss = chance(30);
+    job.bucket = 128 << below(6);
+    job.restarts = chance(30) ? 0 : 1 + (int)below(RESTARTS);
+    job.net.nodes += 2 * RESTARTS;
 }
 
 void job_make(uint64_t seed) {
@@ -98,6 +113,7 @@ void job_make(uint64_t seed) {
                                       .spike = (unsigned)below(5),
                                       .again = (unsigned)below(30),
                                       .late = (unsigned)below(50)};
+    make_training();
     job.nfaults = chance(5) ? 0 : chance(60) ? 1 : chance(70) ? 2 : 3;
     for (int i = 0; i < job.nfaults; i++) {
         make_fault(&job.faults[i]);
@@ -117,6 +133,10 @@ void job_print(void) {
     printf(", %d steps of up to %llu ms, peer_timeout %llu ms, stop_grace %llu ms\n", job.steps,
            (unsigned long long)(job.compute / MS), (unsigned long long)(job.peer_timeout / MS),
            (unsigned long long)(job.stop_grace / MS));
+    if (job.ddp) {
+        printf("  trains with DDP: batches of %d of %llu samples, %d passes a step, %d restarts\n",
+               job.batch, (unsigned long long)job.samples, job.accumulate, job.restarts);
+    }
     for (int i = 0; i < job.nfaults; i++) {
         const struct fault *f = &job.faults[i];
         printf("  at %.3f ms: %s, ranks %#x, for %.3f ms\n", (double)f->at / 1e6,
@@ -136,6 +156,9 @@ static void begin(struct fault *f, uint64_t now) {
             rdi_sim_kill(k->node);
             rdi_sim_kill(k->watch_node);
             k->dead = true;
+            if (job.ddp) {
+                world_fell(k);
+            }
             break;
         case VANISH:
             rdi_sim_vanish(k->node);
@@ -153,8 +176,9 @@ static void begin(struct fault *f, uint64_t now) {
             break;
         default:
             for (int q = 0; q < job.n; q++) {
-                (void)rdi_sim_lose(job.sim, r, q, f->lasts);
-                (void)rdi_sim_lose(job.sim, q, r, f->lasts);
+                int a = rdi_sim_rank(k->node), b = rdi_sim_rank(job.ranks[q].node);
+                (void)rdi_sim_lose(job.sim, a, b, f->lasts);
+                (void)rdi_sim_lose(job.sim, b, a, f->lasts);
             }
             break;
         }
@@ -192,6 +216,10 @@ void fault_do(uint64_t now) {
             f->lasts = 0;
         }
     }
+}
+
+bool fault_is_on(const struct fault *f, uint64_t now) {
+    return f->done && f->lasts && now < f->at + f->lasts;
 }
 
 uint64_t fault_next(void) {

@@ -5,8 +5,9 @@
 //   driver.c    the product's driver (ring/driver.c) for fibers
 //   world.c     ranks: engine, watch, communicator; the clock
 //   program.c   what each rank runs: steps, failures, shrink, as a user's program would
+//   trainer.c   or elastic DDP, whose parameters have one right value at each step (model.c)
 //   fault.c     what happens to the ranks and when, from the seed
-//   verdict.c   what must hold at the end
+//   verdict.c   what must hold at the end; steps.c: which steps counted, with whom and with which samples
 //   main.c      seeds, each in a process of its own (a killed rank's memory is the process's)
 //
 // tests/sim/*.c drive the engine one progress at a time and check the data path; here blocking calls are run as they
@@ -14,13 +15,17 @@
 #ifndef RDI_TESTS_SIM_JOB_H
 #define RDI_TESTS_SIM_JOB_H
 
+#include "ddp/ddp.h"
 #include "ring/internal.h"
+#include "tests/sim/job/model.h"
 #include "transport/sim/sim.h"
 
 #define MS UINT64_C(1000000)
 #define RANKS 24
 #define STEPS 40
 #define COMMS 24
+#define RESTARTS 3
+#define OUTCOMES 256
 
 enum what { NOTHING, KILL, VANISH, STOP, CUT, FLAP, WHATS };
 
@@ -44,14 +49,32 @@ struct seen {
 
 struct fiber;
 
+// What one call of rondo_ddp_finish() or _commit() said.
+struct outcome {
+    uint64_t id, at; // of the communicator that it was called on
+    int step;
+    bool evaluates; // _commit()
+    rondo_status status;
+};
+
+// A step that counted, or is about to.
+struct share {
+    uint64_t id;
+    int step, size, place; // of the communicator, and the rank there
+    uint32_t members;      // ranks of the job
+    uint64_t first, count; // its part of the batch
+};
+
+// One process. A rank that is started again is another one, see world.c.
 struct rank {
     int rank;
+    uint32_t incarnation;
     struct rdi_engine *engine;
     struct rdi_sim_node *node, *watch_node;
     struct fiber *fiber;
     bool dead, stopped, over;
-    uint64_t watch_at;
-    rondo_status end; // how its program ended
+    uint64_t watch_at, restart_at; // 0: it is not to be started again
+    rondo_status end;              // how its program ended
     char why[RDI_ERROR_TEXT];
     struct seen seen[COMMS];
     int nseen;
@@ -61,7 +84,13 @@ struct rank {
         uint64_t sum;
     } committed[STEPS * 2];
     int ncommitted;
-    uint64_t ended_at;
+    uint64_t began_at, ended_at;
+
+    // Of a job that trains with DDP.
+    struct outcome outcomes[OUTCOMES];
+    int noutcomes;
+    struct share counted[STEPS], pending; // pending.size 0: none
+    int ncounted, first_step;             // first_step -1 until it has the model's state
 };
 
 struct job {
@@ -77,6 +106,17 @@ struct job {
     struct fault faults[4];
     int nfaults;
     uint64_t peer_timeout, stop_grace, compute;
+
+    // Training with DDP.
+    bool ddp;
+    int batch, accumulate, evaluate_every; // samples of a step, passes of a step, steps
+    bool loss;                             // with a collective of the program's own in each step
+    size_t bucket;
+    uint64_t samples;                    // of the data set
+    uint64_t right[STEPS + 1];           // hash of the model's state before each step
+    int restarts, nlives;                // restarts that are left; lives that are over
+    struct rank lives[RANKS + RESTARTS]; // of ranks that were started again
+    int next_node;
 };
 
 extern struct job job; // one a process
@@ -104,14 +144,30 @@ bool driver_background(struct rdi_engine *e);
 
 // world.c
 void world_run(void);
+// The launcher: starts a rank again that has failed, if the job has restarts left.
+void world_fell(struct rank *k);
 // program.c
 void program(void *rank);
+rondo_comm *program_world(struct rank *k);
+void program_note(struct rank *k, const rondo_comm *c);
+uint32_t program_members(const rondo_comm *c);
+// trainer.c
+void trainer(void *rank);
+void trainer_prepare(void);
 // fault.c
 void job_make(uint64_t seed);
 void job_print(void);
 void fault_do(uint64_t now);
 uint64_t fault_next(void);
+bool fault_is_on(const struct fault *f, uint64_t now);
 // verdict.c
 void verdict(void);
+bool verdict_had(enum what w);
+// A rank that the job goes on with: it neither died nor was given up, nor is on a side that had to stop.
+bool verdict_stays(const struct rank *k);
+// steps.c, for jobs that train with DDP; the first one before the others
+void verdict_gather(void);
+bool verdict_never_began(const struct rank *k);
+void verdict_steps(void);
 
 #endif

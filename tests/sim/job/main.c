@@ -14,7 +14,9 @@
 struct job job;
 
 // Shared with the processes that run the seeds.
-static struct totals { uint64_t events, steps, failures, faults[WHATS], partitioned; } * totals;
+static struct totals {
+    uint64_t events, steps, failures, faults[WHATS], partitioned, trained, repeated, joined;
+} * totals;
 
 void give_up(const char *fmt, ...) {
     va_list ap;
@@ -60,6 +62,11 @@ static void run(uint64_t seed) {
         totals->steps += (uint64_t)job.ranks[r].ncommitted;
         totals->failures += (uint64_t)job.ranks[r].nseen;
         totals->partitioned += job.ranks[r].end == RONDO_ERR_PARTITIONED;
+        totals->trained += (uint64_t)job.ranks[r].ncounted;
+        totals->joined += job.ranks[r].incarnation > 0 && job.ranks[r].first_step >= 0;
+        for (int i = 0; i < job.ranks[r].noutcomes; i++) {
+            totals->repeated += job.ranks[r].outcomes[i].status == RONDO_RETRY_STEP;
+        }
     }
 }
 
@@ -136,7 +143,11 @@ int main(int argc, char **argv) {
     for (int w = 1; w < WHATS; w++) {
         printf(" %s %llu,", what_name((enum what)w), (unsigned long long)totals->faults[w]);
     }
-    printf(" ranks partitioned %llu; failures: %llu\n", (unsigned long long)totals->partitioned,
-           (unsigned long long)failures);
+    printf(
+        " ranks partitioned %llu; DDP: %llu steps, %llu repetitions, %llu restarted ranks trained; "
+        "failures: %llu\n",
+        (unsigned long long)totals->partitioned, (unsigned long long)totals->trained,
+        (unsigned long long)totals->repeated, (unsigned long long)totals->joined,
+        (unsigned long long)failures);
     return failures != 0;
 }

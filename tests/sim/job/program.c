@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t members_of(const rondo_comm *c) {
+uint32_t program_members(const rondo_comm *c) {
     uint32_t m = 0;
     for (int r = 0; r < c->size; r++) {
         m |= UINT32_C(1) << c->world[r];
@@ -14,7 +14,7 @@ static uint32_t members_of(const rondo_comm *c) {
     return m;
 }
 
-static void note_failure(struct rank *k, const rondo_comm *c) {
+void program_note(struct rank *k, const rondo_comm *c) {
     rondo_failure f = {.size = sizeof f};
     if (rondo_comm_failure(c, &f) != RONDO_OK || f.status == RONDO_OK || k->nseen == COMMS) {
         return;
@@ -27,7 +27,7 @@ static void note_failure(struct rank *k, const rondo_comm *c) {
                        .culprit_world = f.culprit >= 0 ? c->world[f.culprit] : -1,
                        .nfailed = f.nfailed,
                        .size = c->size,
-                       .members = members_of(c)};
+                       .members = program_members(c)};
     for (int i = 0; i < f.nfailed; i++) {
         s->failed |= UINT32_C(1) << c->world[f.failed[i]];
     }
@@ -63,7 +63,7 @@ static rondo_status step(struct rank *k, rondo_comm *c, int number, uint64_t *ou
 
 static rondo_status shrink(struct rank *k, rondo_comm **c, rondo_comm *world) {
     rondo_comm *smaller = NULL;
-    note_failure(k, *c);
+    program_note(k, *c);
     rondo_status s = rondo_comm_shrink(*c, &smaller);
     say("rank %d: shrink: %s%s%s", k->rank, rondo_status_name(s), s ? ": " : "",
         s ? rondo_last_error() : "");
@@ -89,7 +89,7 @@ static rondo_status train(struct rank *k, rondo_comm **c, rondo_comm *world) {
             }
             k->committed[k->ncommitted].step = number;
             k->committed[k->ncommitted].sum = sum;
-            k->committed[k->ncommitted++].members = members_of(*c);
+            k->committed[k->ncommitted++].members = program_members(*c);
             number++;
         } else if (s == RONDO_OK) {
             s = shrink(k, c, world);
@@ -98,19 +98,23 @@ static rondo_status train(struct rank *k, rondo_comm **c, rondo_comm *world) {
     return s;
 }
 
-void program(void *arg) {
-    struct rank *k = arg;
-    rondo_comm *world = NULL, *c;
+rondo_comm *program_world(struct rank *k) {
+    rondo_comm *world = NULL;
     int list[RANKS];
     for (int r = 0; r < job.n; r++) {
         list[r] = r;
     }
-    fiber_sleep(rdi_sim_now(job.sim) + below(job.compute), false);
-    rondo_status s = rdi_comm_create(k->engine, 1, k->rank, job.n, list, &job.plan, &world);
-    if (s != RONDO_OK) {
+    if (rdi_comm_create(k->engine, 1, k->rank, job.n, list, &job.plan, &world) != RONDO_OK) {
         give_up("rdi_comm_create: %s", rondo_last_error());
     }
-    c = world;
+    return world;
+}
+
+void program(void *arg) {
+    struct rank *k = arg;
+    fiber_sleep(rdi_sim_now(job.sim) + below(job.compute), false);
+    rondo_comm *world = program_world(k), *c = world;
+    rondo_status s = RONDO_OK;
     // A rank whose barrier fails while another's does not has to agree with it like after a step.
     uint64_t flags = 1;
     if (rdi_comm_first_barrier(c) != RONDO_OK) {
@@ -121,7 +125,7 @@ void program(void *arg) {
     s = s == RONDO_OK ? train(k, &c, world) : s;
     k->end = s;
     strncpy(k->why, s == RONDO_OK ? "" : rondo_last_error(), sizeof k->why - 1);
-    note_failure(k, c);
+    program_note(k, c);
     say("rank %d ends: %s %s", k->rank, rondo_status_name(s), k->why);
     if (c != world) {
         (void)rondo_comm_destroy(c);

@@ -22,7 +22,7 @@ static uint32_t suspects(void) {
     return m;
 }
 
-static bool had(enum what w) {
+bool verdict_had(enum what w) {
     for (int i = 0; i < job.nfaults; i++) {
         if (job.faults[i].done && job.faults[i].what == w) {
             return true;
@@ -31,8 +31,7 @@ static bool had(enum what w) {
     return false;
 }
 
-// A rank that the job goes on with: it neither died nor was given up, nor is on a side that had to stop.
-static bool stays(const struct rank *k) {
+bool verdict_stays(const struct rank *k) {
     return !k->dead && k->end != RONDO_ERR_PARTITIONED &&
            !(k->end == RONDO_ERR_PEER && strstr(k->why, "declared lost") != NULL);
 }
@@ -77,7 +76,8 @@ static void check_culprits(const struct rank *k) {
     uint32_t may = suspects();
     for (int i = 0; i < k->nseen; i++) {
         const struct seen *s = &k->seen[i];
-        bool excused = s->status == RONDO_ERR_PATH && (had(CUT) || had(FLAP) || had(VANISH));
+        bool excused = s->status == RONDO_ERR_PATH &&
+                       (verdict_had(CUT) || verdict_had(FLAP) || verdict_had(VANISH));
         if (s->failed & ~may) {
             give_up("rank %d: ranks %#x are said to have failed; nothing happened to %#x", k->rank,
                     s->failed, s->failed & ~may);
@@ -94,7 +94,7 @@ static void check_culprits(const struct rank *k) {
 
 // How long after the first thing that happened a failure may show. Known exactly only when nothing else did.
 static void check_times(const struct rank *k) {
-    if (job.nfaults != 1 || k->nseen == 0 || !job.faults[0].done) {
+    if (job.ddp || job.nfaults != 1 || k->nseen == 0 || !job.faults[0].done) {
         return;
     }
     const struct fault *f = &job.faults[0];
@@ -125,27 +125,36 @@ static void check_times(const struct rank *k) {
 
 void verdict(void) {
     int left = 0;
-    bool lasting = had(CUT);
+    bool lasting = verdict_had(CUT);
+    if (job.ddp) {
+        verdict_gather();
+    }
     for (int r = 0; r < job.n; r++) {
         const struct rank *k = &job.ranks[r];
-        if (!stays(k)) {
+        if (!verdict_stays(k)) {
             continue;
         }
         left++;
         check_culprits(k);
         check_times(k);
         for (int q = r + 1; q < job.n; q++) {
-            if (stays(&job.ranks[q])) {
+            if (verdict_stays(&job.ranks[q])) {
                 check_agreement(k, &job.ranks[q]);
             }
         }
         // Whoever is left finishes; only paths that do not come back may end it.
-        if (k->end != RONDO_OK && !lasting && !had(FLAP) && !had(VANISH)) {
+        bool excused = k->incarnation > 0 || (job.ddp && verdict_never_began(k));
+        if (k->end != RONDO_OK && !excused && !lasting && !verdict_had(FLAP) &&
+            !verdict_had(VANISH)) {
             give_up("rank %d ended with %s: %s", r, rondo_status_name(k->end), k->why);
         }
-        if (k->end == RONDO_OK && k->ncommitted != job.steps) {
-            give_up("rank %d ended well after %d of %d steps", r, k->ncommitted, job.steps);
+        int steps = job.ddp ? k->first_step + k->ncounted : k->ncommitted;
+        if (k->end == RONDO_OK && steps != job.steps) {
+            give_up("rank %d ended well after %d of %d steps", r, steps, job.steps);
         }
+    }
+    if (job.ddp) {
+        verdict_steps();
     }
     if (job.nfaults == 0 && left != job.n) {
         give_up("nothing happened, and %d of %d ranks are left", left, job.n);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The ranks of the job, and the clock that moves them.
+// The ranks of the job, the clock that moves them, and the launcher that starts them again.
 #include "tests/sim/job/job.h"
 #include "transport/watch/core.h"
 
@@ -8,6 +8,8 @@
 
 #define TIME_BOUND (180000 * MS)
 #define TURNS 100000
+#define PAUSE (100 * MS)   // the launcher's before it starts a rank again
+#define PAUSES (2000 * MS) // at most so much more: the process has to load and to meet the store
 
 static void broken(void *arg, const char *rule, const char *detail) {
     (void)arg;
@@ -24,7 +26,7 @@ static void on_news(void *arg) {
     fiber_wake(k->fiber);
 }
 
-static void make_engine(int r) {
+static void make_engine(int r, uint32_t incarnation, int node, int watch_node) {
     struct rank *k = &job.ranks[r];
     struct rdi_env env;
     struct rdi_job j = {.rank = r, .size = job.n, .local_rank = -1};
@@ -34,39 +36,115 @@ static void make_engine(int r) {
     snprintf(j.host, sizeof j.host, "host%d", job.hosts[r]);
     j.host_id[0] = (uint8_t)(1 + job.hosts[r]);
     k->rank = r;
-    k->node = rdi_sim_node(job.sim, r);
-    k->watch_node = rdi_sim_node(job.sim, job.n + r);
-    if (rdi_engine_create(&env, &job.options, &j, &ops, 1, k->node, &k->engine) != RONDO_OK ||
-        rdi_engine_watch(k->engine, &rdi_sim_ops, k->watch_node, on_news, k) != RONDO_OK ||
+    k->node = rdi_sim_node(job.sim, node);
+    k->watch_node = rdi_sim_node(job.sim, watch_node);
+    if (rdi_engine_create(&env, &job.options, &j, &ops, 1, k->node, &k->engine) != RONDO_OK) {
+        give_up("rank %d cannot be made: %s", r, rondo_last_error());
+    }
+    k->engine->incarnation = k->incarnation = incarnation;
+    if (rdi_engine_watch(k->engine, &rdi_sim_ops, k->watch_node, on_news, k) != RONDO_OK ||
         rdi_driver_create(k->engine, &d) != RONDO_OK) {
         give_up("rank %d cannot be made: %s", r, rondo_last_error());
     }
-    k->engine->peers[r].pid = 1000 + r;
+    k->engine->peers[r].pid = 1000 + r + 100 * (int)incarnation;
     k->engine->watch->mesh = job.mesh;
 }
 
+// What ranks have published at the launcher's store.
+static struct record {
+    uint8_t bytes[RDI_RECORD_MAX];
+    size_t len;
+} store[RANKS];
+
+static void publish(int r) {
+    store[r].len = rdi_engine_record(job.ranks[r].engine, &job.plan, store[r].bytes);
+}
+
+static void learn(int r, int of) {
+    if (rdi_engine_add_peer(job.ranks[r].engine, of, store[of].bytes, store[of].len, NULL) !=
+        RONDO_OK) {
+        give_up("rdi_engine_add_peer: %s", rondo_last_error());
+    }
+}
+
+static void start(int r) {
+    struct rank *k = &job.ranks[r];
+    k->began_at = rdi_sim_now(job.sim);
+    k->fiber = fiber_new(job.ddp ? trainer : program, k);
+    if (rdi_engine_watch_begin(k->engine, false) != RONDO_OK || !k->engine->watch) {
+        give_up("the watch does not begin: %s", rondo_last_error());
+    }
+}
+
 static void meet(void) {
-    uint8_t record[RDI_RECORD_MAX];
     for (int r = 0; r < job.n; r++) {
-        make_engine(r);
+        make_engine(r, 0, r, job.n + r);
+        publish(r);
     }
     for (int r = 0; r < job.n; r++) {
-        size_t len = rdi_engine_record(job.ranks[r].engine, &job.plan, record);
-        // Each rank is a process of its own; the record says what this one is.
         for (int q = 0; q < job.n; q++) {
-            if (rdi_engine_add_peer(job.ranks[q].engine, r, record, len, NULL) != RONDO_OK) {
-                give_up("rdi_engine_add_peer: %s", rondo_last_error());
-            }
+            learn(q, r);
         }
     }
     for (int r = 0; r < job.n; r++) {
-        struct rank *k = &job.ranks[r];
-        k->fiber = fiber_new(program, k);
-        if (rdi_engine_watch_begin(k->engine, false) != RONDO_OK || !k->engine->watch) {
-            give_up("the watch does not begin: %s", rondo_last_error());
+        start(r);
+    }
+    job.next_node = 2 * job.n;
+}
+
+// ---- The launcher --------------------------------------------------------------------------------
+
+void world_fell(struct rank *k) {
+    bool finished = false;
+    for (int r = 0; r < job.n; r++) {
+        finished = finished || (job.ranks[r].over && job.ranks[r].end == RONDO_OK);
+    }
+    // It does not when others have finished, as far as it has seen that.
+    if (job.restarts > 0 && (!finished || chance(20))) {
+        job.restarts--;
+        k->restart_at = rdi_sim_now(job.sim) + PAUSE + below(chance(70) ? PAUSES / 10 : PAUSES);
+    }
+}
+
+// A process of its own on nodes of its own, which connects from where the former one was.
+static void start_again(int r, uint64_t now) {
+    struct rank *k = &job.ranks[r];
+    uint32_t incarnation = k->incarnation + 1;
+    if (job.nlives == RANKS + RESTARTS || job.next_node + 2 > job.net.nodes) {
+        give_up("too many restarts");
+    }
+    say("rank %d is started again (%u)", r, incarnation);
+    job.lives[job.nlives++] = *k;
+    *k = (struct rank){.rank = r};
+    make_engine(r, incarnation, job.next_node, job.next_node + 1);
+    job.next_node += 2;
+    for (int i = 0; i < job.nfaults; i++) {
+        if (job.faults[i].what == CUT && fault_is_on(&job.faults[i], now) &&
+            job.faults[i].mask >> r & 1) {
+            rdi_sim_side(k->node, 1);
+            rdi_sim_side(k->watch_node, 1);
+        }
+    }
+    for (int q = 0; q < job.n; q++) {
+        if (q != r) {
+            learn(r, q);
+        }
+    }
+    publish(r);
+    rdi_watch_join(k->engine->watch, store[r].bytes, store[r].len);
+    learn(r, r);
+    start(r);
+}
+
+static void launcher_do(uint64_t now) {
+    for (int r = 0; r < job.n; r++) {
+        if (job.ranks[r].restart_at && now >= job.ranks[r].restart_at) {
+            start_again(r, now);
         }
     }
 }
+
+// ---- Turns ---------------------------------------------------------------------------------------
 
 static bool runs(const struct rank *k) { return !k->dead && !k->stopped && k->engine; }
 
@@ -103,6 +181,9 @@ static bool turn_rank(struct rank *k, uint64_t now) {
         if (fiber_is_over(k->fiber)) {
             k->over = true;
             k->ended_at = now;
+            if (k->end != RONDO_OK && job.ddp) {
+                world_fell(k);
+            }
         }
     }
     return did;
@@ -114,6 +195,7 @@ static uint64_t next_time(void) {
     uint64_t at = min64(rdi_sim_next(job.sim), fault_next());
     for (int r = 0; r < job.n; r++) {
         struct rank *k = &job.ranks[r];
+        at = k->restart_at ? min64(at, k->restart_at) : at;
         if (runs(k)) {
             at = min64(at, fiber_until(k->fiber));
             at = min64(at, k->engine->watch ? k->watch_at : UINT64_MAX);
@@ -125,7 +207,7 @@ static uint64_t next_time(void) {
 static bool all_over(void) {
     for (int r = 0; r < job.n; r++) {
         const struct rank *k = &job.ranks[r];
-        if (!k->dead && !k->over) {
+        if ((!k->dead && !k->over) || k->restart_at) {
             return false;
         }
     }
@@ -138,12 +220,13 @@ static void stuck(const char *how) {
     for (int r = 0; r < job.n && n < sizeof text - 300; r++) {
         const struct rank *k = &job.ranks[r];
         int got = snprintf(text + n, sizeof text - n,
-                           "\n  rank %d: %s, %d steps committed, %d failures, decision %llu", r,
+                           "\n  rank %d (%u): %s, %d steps committed, %d failures, decision %llu",
+                           r, k->incarnation,
                            k->dead      ? "dead"
                            : k->over    ? "over"
                            : k->stopped ? "stopped"
                                         : "waits",
-                           k->ncommitted, k->nseen,
+                           job.ddp ? k->ncounted : k->ncommitted, k->nseen,
                            (unsigned long long)(k->engine && k->engine->watch
                                                     ? rdi_watch_epoch(k->engine->watch)
                                                     : 0));
@@ -159,11 +242,15 @@ void world_run(void) {
     if (!job.sim) {
         give_up("out of memory for the simulation");
     }
+    if (job.ddp) {
+        trainer_prepare();
+    }
     meet();
     while (!all_over()) {
         uint64_t now = rdi_sim_now(job.sim);
         int first = (int)below((uint64_t)job.n), turns = 0;
         fault_do(now);
+        launcher_do(now);
         for (bool did = true; did;) {
             did = false;
             for (int i = 0; i < job.n; i++) {
