@@ -24,6 +24,7 @@ static const struct key keys[] = {
     {"inner_us", NUMBER, AT(inner_us), 0.001, 1e6, -1},
     {"touch_gbps", NUMBER, AT(touch_gbps), 0.001, 100000, 10},
     {"message_us", NUMBER, AT(message_us), 0, 1e6, 0.5},
+    {"switch_us", NUMBER, AT(switch_us), 0, 1e6, 2},
     {"jitter_us", NUMBER, AT(jitter_us), 0, 1e6, 0},
     {"seed", WHOLE, AT(seed), 0, 9007199254740992.0, 1},
 };

@@ -17,7 +17,8 @@ struct cluster {
     double nic_gbps, nic_us;     // GB = 1e9 bytes a second; one way
     double inner_gbps, inner_us; // between ranks of a host
     double touch_gbps;           // at which a core reduces or copies what arrived
-    double message_us;           // of a core, for each message
+    double message_us;           // of a core, for each message that it sends or receives
+    double switch_us;            // of a core that goes from one rank to another
     double jitter_us;
     uint64_t seed;
 };
@@ -44,7 +45,7 @@ struct cluster_job {
     enum rdi_kind kind;
     enum cluster_way way;
     uint64_t bytes; // of the largest buffer
-    bool check;     // payload is not scaled down, and every result is compared
+    bool check;     // messages have payload, and every result is compared
     void (*progress)(void *arg, uint64_t events);
     void *arg;
 };

@@ -54,11 +54,19 @@ void sim_end_open_slots(struct sim_end *e) {
     struct rdi_sim *s = world_of(e);
     e->base.slots = e->wire->slots;
     e->base.max_msg = e->wire->max_msg;
+    if (s->config.per_host) {
+        e->kept = sim_alloc(s, e->base.slots * sizeof *e->kept);
+        return;
+    }
     e->slot = sim_alloc(s, e->base.slots * sizeof *e->slot);
     e->memory = sim_alloc(s, (size_t)e->base.slots * e->base.max_msg);
 }
 
 void sim_end_free(struct sim_end *e) {
+    for (uint64_t q = e->base.released; e->kept && q < e->base.arrived; q++) {
+        sim_message_free(world_of(e), e->kept[q % e->base.slots]);
+    }
+    free(e->kept);
     for (struct sim_message *m; (m = sim_pop(&e->here));) {
         sim_message_free(world_of(e), m);
     }
@@ -230,7 +238,9 @@ rondo_status sim_op_put(struct rdi_link *link, const struct rdi_put *put) {
         memcpy(m->sig, put->sig, sizeof m->sig);
     }
     m->sum = s->config.per_host ? 0 : sim_sum(put->data, put->len);
-    if (sim_chance(s, s->config.early)) {
+    if (s->config.empty) {
+        m->source = NULL;
+    } else if (s->config.per_host || sim_chance(s, s->config.early)) {
         sim_message_room(s, m);
         memcpy(m->bytes, put->data, m->len);
     }
@@ -247,7 +257,7 @@ rondo_status sim_op_put(struct rdi_link *link, const struct rdi_put *put) {
     }
     uint64_t at;
     if (s->config.per_host) {
-        at = max64(w->last_arrival, sim_cluster_arrival(w, put->len));
+        at = max64(w->last_arrival, sim_cost_put(w, put->len));
     } else {
         uint64_t start = max64(s->now, e->node->tx_free);
         e->node->tx_free = start + put->len * UINT64_C(1000000000) / s->config.bytes_per_s;
@@ -283,6 +293,14 @@ void sim_op_peek(struct rdi_link *link, uint64_t seq, struct rdi_msg *out) {
     if (e->gone || link->sender || seq < link->released || seq >= link->arrived) {
         sim_broken(world_of(e), link, "peek() looks at released <= seq < arrived");
     }
+    if (e->kept) {
+        const struct sim_message *m = e->kept[seq % link->slots];
+        *out = (struct rdi_msg){.data = m->bytes ? m->bytes : m->small,
+                                .len = m->len,
+                                .tag = m->tag,
+                                .sig = m->has_sig ? m->sig : NULL};
+        return;
+    }
     const struct sim_slot *slot = &e->slot[seq % link->slots];
     *out = (struct rdi_msg){.data = slot->data,
                             .len = slot->len,
@@ -298,11 +316,13 @@ void sim_op_release(struct rdi_link *link, uint64_t upto) {
     // The sender may write these slots from now on, so what is in them is worth nothing.
     for (; link->released < upto; link->released++) {
         uint64_t i = link->released % link->slots;
-        e->ack_due |= e->slot[i].in_place;
-        if (!world_of(e)->config.per_host) {
-            memset(e->memory + i * link->max_msg, 0xdd, link->max_msg);
-            memset(&e->slot[i], 0xdd, sizeof e->slot[i]);
+        if (e->kept) {
+            sim_message_free(world_of(e), e->kept[i]);
+            continue;
         }
+        e->ack_due |= e->slot[i].in_place;
+        memset(e->memory + i * link->max_msg, 0xdd, link->max_msg);
+        memset(&e->slot[i], 0xdd, sizeof e->slot[i]);
     }
     sim_end_tell(e, false);
 }
@@ -334,6 +354,11 @@ void sim_end_tell(struct sim_end *e, bool force) {
     e->told_arrived = l->arrived;
     e->told_released = l->released;
     if (w->down) {
+        return;
+    }
+    if (e->kept) {
+        w->last_back = max64(w->last_back, sim_travel(w));
+        sim_wire_send(w, SIM_BACK, true, w->last_back, l->arrived, l->released, NULL);
         return;
     }
     // One may come much later than the other, and they may overtake each other.

@@ -106,10 +106,30 @@ static void place(struct sim_end *e, struct sim_message *m) {
     m->placed = true;
 }
 
+// In a described cluster messages stay where they are until they are released. That they arrived is told at once of
+// those whose source the sender may wait for; of what it copies to send it, the next credit tells early enough.
+#define COPIED_MAX 2048
+static int keep_arrived(struct sim_net *n, struct sim_end *e) {
+    int moved = 0;
+    for (struct sim_message *m; (m = sim_pop(&e->here)); moved++) {
+        if (e->base.arrived - e->base.released >= e->base.slots) {
+            sim_broken(n->node->sim, &e->base, "arrived <= released + slots");
+        }
+        e->kept[e->base.arrived++ % e->base.slots] = m;
+        e->ack_due |= (m->flags & RDI_PUT_ACK) != 0 || m->len > COPIED_MAX;
+        n->base.bytes_received += m->len;
+        sim_cost_message(n->node);
+    }
+    return moved;
+}
+
 // Counts what is here, in order; `all`: also what was to be counted later.
 static int count_arrived(struct sim_net *n, struct sim_end *e, bool all) {
     struct rdi_sim *s = n->node->sim;
     int moved = 0;
+    if (e->kept) {
+        return keep_arrived(n, e);
+    }
     while (e->here.head) {
         struct sim_message *m = e->here.head;
         if (e->base.arrived - e->base.released >= e->base.slots) {
@@ -134,8 +154,7 @@ static int count_arrived(struct sim_net *n, struct sim_end *e, bool all) {
     }
     // The next one may be on its way into its place already.
     struct sim_message *coming = e->wire->under_way.head;
-    if (!s->config.per_host && !e->here.head && coming && e->base.state == RDI_LINK_UP &&
-        sim_chance(s, 300)) {
+    if (!e->here.head && coming && e->base.state == RDI_LINK_UP && sim_chance(s, 300)) {
         ask_landing(n, e, coming);
     }
     return moved;
@@ -319,7 +338,8 @@ static int sim_progress(struct rdi_net *net, bool busy) {
 static rondo_status sim_arm(struct rdi_net *net, uint64_t *timeout_ns) {
     (void)timeout_ns;
     struct rdi_sim_node *node = net_of(net)->node;
-    for (struct sim_end *e = node->ends; e; e = e->next) {
+    // In a described cluster what is due was told at once.
+    for (struct sim_end *e = node->sim->config.per_host ? NULL : node->ends; e; e = e->next) {
         sim_end_tell(e, true);
     }
     node->turn = false;

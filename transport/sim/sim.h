@@ -28,12 +28,13 @@ struct rdi_sim_config {
     uint64_t detect_ns;   // until a death or a lost path is noticed, at most
     bool refuse;          // connections to a process that ended are refused, after 3 s
     // A described cluster instead of chance (all chances 0): ranks in order, per_host of them a host. What leaves or
-    // enters a host shares its NIC (latency_ns, bytes_per_s); ranks of a host have inner paths. What arrives costs one
-    // of the host's cores cpu_ns and its bytes at touch_bytes_per_s before it counts. A byte of payload stands for
-    // `scale` bytes.
+    // enters a host shares its NIC (latency_ns, bytes_per_s); ranks of a host have inner paths, on which the sender's
+    // core moves the bytes. A message costs the sender's and the receiver's core cpu_ns each. Where a host has more
+    // ranks than cores, a core that goes from one to another loses switch_ns. cost.c has the whole of it.
     int per_host; // 0: not so
-    uint64_t inner_latency_ns, inner_bytes_per_s, cpu_ns, touch_bytes_per_s, scale;
+    uint64_t inner_latency_ns, inner_bytes_per_s, cpu_ns, switch_ns;
     int cores;   // of a host
+    bool empty;  // messages have a length and no payload: no buffer is read or written
     bool uneven; // slots and max_msg differ from link to link
     // Chances out of 1000.
     unsigned spike; // a message, and all behind it, is late by a spike
@@ -69,6 +70,14 @@ void rdi_sim_poke(struct rdi_sim_node *n);
 // In a described cluster: the next node that may take its turn, each given once; NULL if there is none.
 struct rdi_sim_node *rdi_sim_next_turn(struct rdi_sim *s);
 int rdi_sim_rank(const struct rdi_sim_node *n);
+// The same one, that many turns from now, as far as is known: so that it can be fetched from memory. NULL.
+struct rdi_sim_node *rdi_sim_turn_ahead(const struct rdi_sim *s, size_t turns);
+// Asks for what a turn of that node reads, and for a link of it, or for what comes next on a link that was fetched.
+void rdi_sim_fetch_node(const struct rdi_sim_node *n);
+void rdi_sim_fetch_link(const struct rdi_link *link, bool next);
+// In a described cluster, in the rank's turn: its thread works for so long; and how long it has worked for by now.
+void rdi_sim_work(struct rdi_sim_node *n, uint64_t ns);
+uint64_t rdi_sim_busy_until(const struct rdi_sim_node *n);
 
 // ---- Faults --------------------------------------------------------------------------------------
 

@@ -103,42 +103,14 @@ void sim_wire_unref(struct sim_wire *w) {
     free(w);
 }
 
-uint64_t sim_cluster_arrival(struct sim_wire *w, uint32_t len) {
-    struct rdi_sim *s = w->sim;
-    const struct rdi_sim_config *c = &s->config;
-    const uint64_t second = UINT64_C(1000000000), bytes = len * c->scale;
-    struct sim_host *from = &s->hosts[w->from->rank / c->per_host];
-    struct sim_host *to = &s->hosts[w->to->rank / c->per_host];
-    uint64_t at;
-    if (from == to) {
-        uint64_t start = s->now > w->from->tx_free ? s->now : w->from->tx_free;
-        w->from->tx_free = start + bytes * second / c->inner_bytes_per_s;
-        at = w->from->tx_free + c->inner_latency_ns;
-    } else {
-        uint64_t wire = bytes * second / c->bytes_per_s;
-        uint64_t start = s->now > from->tx_free ? s->now : from->tx_free;
-        from->tx_free = start + wire;
-        // The first byte is there after the latency; the last one when both NICs are through with it.
-        uint64_t first = start + c->latency_ns;
-        start = first > to->rx_free ? first : to->rx_free;
-        to->rx_free = start + wire;
-        at = to->rx_free;
-    }
-    int core = 0;
-    for (int i = 1; i < c->cores; i++) {
-        core = to->core_free[i] < to->core_free[core] ? i : core;
-    }
-    at = (at > to->core_free[core] ? at : to->core_free[core]) + c->cpu_ns +
-         bytes * second / c->touch_bytes_per_s;
-    to->core_free[core] = at;
-    return at + (c->jitter_ns ? sim_below(s, c->jitter_ns) : 0);
-}
-
 uint64_t sim_travel(struct sim_wire *w) {
     struct rdi_sim *s = w->sim;
     if (s->config.per_host) {
         bool inner = w->from->rank / s->config.per_host == w->to->rank / s->config.per_host;
-        return s->now + (inner ? s->config.inner_latency_ns : s->config.latency_ns);
+        // What a rank says in its turn, it says when it has worked that far.
+        uint64_t from = s->running && s->running->busy_until > s->now ? s->running->busy_until
+                                                                      : s->now;
+        return from + (inner ? s->config.inner_latency_ns : s->config.latency_ns);
     }
     uint64_t t = w->latency_ns + sim_below(s, s->config.jitter_ns);
     return s->now + t + (sim_chance(s, s->config.spike) ? sim_below(s, s->config.spike_ns) : 0);
@@ -146,14 +118,15 @@ uint64_t sim_travel(struct sim_wire *w) {
 
 void sim_wire_send(struct sim_wire *w, enum sim_kind kind, bool to_sender, uint64_t at, uint64_t a,
                    uint64_t b, void *ptr) {
-    sim_schedule(w->sim, (struct sim_event){.at = at,
-                                            .kind = kind,
-                                            .to_sender = to_sender,
-                                            .gen = w->gen,
-                                            .wire = w,
-                                            .a = a,
-                                            .b = b,
-                                            .ptr = ptr});
+    struct sim_event e = {.at = at, .kind = (uint8_t)kind, .to_sender = to_sender, .gen = w->gen};
+    e.wire = w;
+    e.a = a;
+    if (ptr) {
+        e.ptr = ptr;
+    } else {
+        e.b = b;
+    }
+    sim_schedule(w->sim, e);
 }
 
 void sim_wire_end(struct sim_wire *w, bool to_sender, uint64_t at, bool bye, uint64_t arrived,
@@ -310,6 +283,10 @@ static void do_news(struct sim_event *e, struct sim_end *to) {
     case SIM_CREDIT:
         to->news_released = max64(to->news_released, e->a);
         break;
+    case SIM_BACK:
+        to->news_arrived = max64(to->news_arrived, e->a);
+        to->news_released = max64(to->news_released, e->b);
+        break;
     case SIM_CTRL:
         w->heard[!e->to_sender]++;
         add_ctrl(to, e->ptr);
@@ -334,15 +311,20 @@ static void do_news(struct sim_event *e, struct sim_end *to) {
     sim_end_dirty(to);
 }
 
-void sim_event_drop(struct sim_event *e) { free(e->ptr); }
+void sim_event_drop(struct sim_event *e) {
+    if (e->kind == SIM_CTRL || e->kind == SIM_END) {
+        free(e->ptr);
+    }
+}
 
 void sim_event_do(struct rdi_sim *s, struct sim_event *e) {
-    struct sim_wire *w = e->wire;
-    bool stale = w && e->gen != w->gen;
-    switch (e->kind) {
-    case SIM_POKE:
+    if (e->kind == SIM_POKE) {
         sim_turn(e->node);
         return;
+    }
+    struct sim_wire *w = e->wire;
+    bool stale = e->gen != w->gen;
+    switch (e->kind) {
     case SIM_CONNECT:
         do_connect(s, w);
         return;

@@ -22,10 +22,7 @@ bool sim_chance(struct rdi_sim *s, unsigned per_mille) {
     return per_mille && sim_below(s, 1000) < per_mille;
 }
 
-void sim_trace(struct rdi_sim *s, const char *fmt, ...) {
-    if (!s->config.trace) {
-        return;
-    }
+void sim_trace_line(struct rdi_sim *s, const char *fmt, ...) {
     char line[512];
     int n = snprintf(line, sizeof line, "%12.3f us  ", (double)s->now / 1000);
     va_list ap;
@@ -66,7 +63,7 @@ static void env_random(void *self, void *buf, size_t n) {
 
 static void env_log(void *self, rondo_log_level level, const char *line) {
     (void)level;
-    sim_trace(self, "%s", line);
+    sim_trace_line(self, "%s", line);
 }
 
 void rdi_sim_env(struct rdi_sim *s, struct rdi_env *env) {
@@ -76,108 +73,40 @@ void rdi_sim_env(struct rdi_sim *s, struct rdi_env *env) {
     }
 }
 
-// ---- Events --------------------------------------------------------------------------------------
-
-static bool sooner(const struct sim_event *a, const struct sim_event *b) {
-    return a->at != b->at ? a->at < b->at : a->order < b->order;
-}
-
-static bool grow(struct rdi_sim *s, struct sim_event **list, size_t *cap, size_t n) {
-    if (n < *cap) {
-        return true;
-    }
-    size_t more = *cap ? 2 * *cap : 256;
-    struct sim_event *p = realloc(*list, more * sizeof *p);
-    if (!p) {
-        s->config.broken(s->config.arg, "memory", "the simulation is out of memory");
-        return false;
-    }
-    *list = p;
-    *cap = more;
-    return true;
-}
-
-// In a ring: its beginning moves to the end of the array when that grows.
-static bool push_fifo(struct rdi_sim *s, const struct sim_event *e) {
-    size_t cap = s->fifo_cap;
-    if (s->fifo_n == cap) {
-        if (!grow(s, &s->fifo, &s->fifo_cap, cap)) {
-            return false;
-        }
-        for (size_t i = 0; i < s->fifo_head; i++) {
-            s->fifo[cap + i] = s->fifo[i];
-        }
-    }
-    s->fifo[(s->fifo_head + s->fifo_n++) % s->fifo_cap] = *e;
-    return true;
-}
-
-void sim_schedule(struct rdi_sim *s, struct sim_event e) {
-    e.order = s->order++;
-    e.at = e.at < s->now ? s->now : e.at;
-    const struct sim_event *last =
-        s->fifo_n ? &s->fifo[(s->fifo_head + s->fifo_n - 1) % s->fifo_cap] : NULL;
-    if (e.wire) {
-        e.wire->refs++;
-    }
-    if (!last || e.at >= last->at) {
-        (void)push_fifo(s, &e);
-        return;
-    }
-    if (!grow(s, &s->heap, &s->cap_heap, s->nheap)) {
-        return;
-    }
-    size_t i = s->nheap++;
-    for (; i > 0 && sooner(&e, &s->heap[(i - 1) / 2]); i = (i - 1) / 2) {
-        s->heap[i] = s->heap[(i - 1) / 2];
-    }
-    s->heap[i] = e;
-}
-
-static const struct sim_event *first_event(const struct rdi_sim *s) {
-    const struct sim_event *a = s->nheap ? &s->heap[0] : NULL;
-    const struct sim_event *b = s->fifo_n ? &s->fifo[s->fifo_head] : NULL;
-    return !a || (b && sooner(b, a)) ? b : a;
-}
-
-static struct sim_event take_first(struct rdi_sim *s) {
-    if (s->fifo_n && first_event(s) == &s->fifo[s->fifo_head]) {
-        struct sim_event e = s->fifo[s->fifo_head];
-        s->fifo_head = (s->fifo_head + 1) % s->fifo_cap;
-        s->fifo_n--;
-        return e;
-    }
-    struct sim_event first = s->heap[0], last = s->heap[--s->nheap];
-    size_t i = 0;
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child + 1 < s->nheap && sooner(&s->heap[child + 1], &s->heap[child])) {
-            child++;
-        }
-        if (child >= s->nheap || !sooner(&s->heap[child], &last)) {
-            break;
-        }
-        s->heap[i] = s->heap[child];
-        i = child;
-    }
-    s->heap[i] = last;
-    return first;
-}
+// ---- Time -------------------------------------------------------------------------------------------
 
 uint64_t rdi_sim_now(const struct rdi_sim *s) { return s->now; }
 
 uint64_t rdi_sim_next(const struct rdi_sim *s) {
-    const struct sim_event *e = first_event(s);
+    const struct sim_event *e = sim_first_event(s);
     return e ? e->at : UINT64_MAX;
 }
 
+// Thousands of ranks do not fit into the processor's cache: what the next events touch is asked for before.
+static void fetch_ahead(const struct rdi_sim *s) {
+    const struct sim_wire *far = sim_wire_ahead(s, 12), *near = sim_wire_ahead(s, 5);
+    if (far) {
+        __builtin_prefetch(far, 1);
+        __builtin_prefetch((const char *)far + 64, 1);
+        __builtin_prefetch((const char *)far + 128, 1);
+    }
+    if (near && near->receiver) {
+        __builtin_prefetch(&near->receiver->here, 1);
+        __builtin_prefetch(&near->receiver->dirty, 1);
+        __builtin_prefetch(near->under_way.head, 1);
+        __builtin_prefetch(near->to, 1);
+    }
+}
+
 void rdi_sim_advance(struct rdi_sim *s, uint64_t to) {
-    while (rdi_sim_next(s) <= to && first_event(s)) {
-        struct sim_event e = take_first(s);
+    const struct sim_event *first;
+    while ((first = sim_first_event(s)) && first->at <= to) {
+        struct sim_event e = sim_take_event(s);
         s->now = e.at;
         s->stats.events++;
+        fetch_ahead(s);
         sim_event_do(s, &e);
-        if (e.wire) {
+        if (e.kind != SIM_POKE) {
             sim_wire_unref(e.wire);
         }
     }
@@ -195,14 +124,13 @@ struct rdi_sim *rdi_sim_create(const struct rdi_sim_config *c) {
         return NULL;
     }
     s->config = *c;
-    if (c->per_host > 0) {
-        s->config.cores = c->cores < 1 ? 1 : c->cores > SIM_CORES ? SIM_CORES : c->cores;
-        s->hosts = calloc((size_t)(c->nodes / c->per_host + 1), sizeof *s->hosts);
-        if (!s->hosts) {
-            free(s);
-            free(nodes);
-            return NULL;
-        }
+    s->turns = c->per_host > 0 ? calloc((size_t)c->nodes, sizeof(void *)) : NULL;
+    if (c->per_host > 0 && (!sim_cost_create(s) || !s->turns)) {
+        sim_cost_free(s);
+        free(s->turns);
+        free(s);
+        free(nodes);
+        return NULL;
     }
     s->random = c->seed;
     s->nodes = nodes;
@@ -213,13 +141,7 @@ struct rdi_sim *rdi_sim_create(const struct rdi_sim_config *c) {
 }
 
 void rdi_sim_destroy(struct rdi_sim *s) {
-    while (first_event(s)) {
-        struct sim_event e = take_first(s);
-        sim_event_drop(&e);
-        if (e.wire) {
-            sim_wire_unref(e.wire);
-        }
-    }
+    sim_events_free(s);
     for (int i = 0; i < s->config.nodes; i++) {
         for (unsigned k = 0; k < s->nodes[i].ncalls; k++) {
             sim_wire_unref(s->nodes[i].calls[k]);
@@ -232,9 +154,8 @@ void rdi_sim_destroy(struct rdi_sim *s) {
         free(m);
     }
     free(s->nodes);
-    free(s->hosts);
-    free(s->fifo);
-    free(s->heap);
+    sim_cost_free(s);
+    free(s->turns);
     free(s);
 }
 
@@ -256,33 +177,39 @@ bool rdi_sim_take_turn(struct rdi_sim_node *n) {
 
 void sim_turn(struct rdi_sim_node *n) {
     n->turn = true;
-    if (n->sim->config.per_host && !n->queued) {
+    struct rdi_sim *s = n->sim;
+    if (s->turns && !n->queued) {
         n->queued = true;
-        n->next_turn = NULL;
-        *(n->sim->turn_tail ? &n->sim->turn_tail->next_turn : &n->sim->turn_head) = n;
-        n->sim->turn_tail = n;
+        s->turns[(s->turn_head + s->nturns++) % (size_t)s->config.nodes] = n;
     }
 }
 
 void rdi_sim_poke(struct rdi_sim_node *n) { sim_turn(n); }
 
 struct rdi_sim_node *rdi_sim_next_turn(struct rdi_sim *s) {
-    struct rdi_sim_node *n;
-    while ((n = s->turn_head) != NULL) {
-        s->turn_head = n->next_turn;
-        s->turn_tail = s->turn_head ? s->turn_tail : NULL;
+    s->running = NULL;
+    while (s->nturns && !s->running) {
+        struct rdi_sim_node *n = s->turns[s->turn_head];
+        s->turn_head = (s->turn_head + 1) % (size_t)s->config.nodes;
+        s->nturns--;
         n->queued = false;
-        if (rdi_sim_take_turn(n)) {
-            return n;
+        if (n->turn && !n->dead && sim_cost_begin(n) && rdi_sim_take_turn(n)) {
+            s->running = n;
         }
     }
-    return NULL;
+    return s->running;
+}
+
+struct rdi_sim_node *rdi_sim_turn_ahead(const struct rdi_sim *s, size_t turns) {
+    return turns < s->nturns ? s->turns[(s->turn_head + turns) % (size_t)s->config.nodes] : NULL;
 }
 
 int rdi_sim_rank(const struct rdi_sim_node *n) { return n->rank; }
 
 void sim_poke_at(struct rdi_sim_node *n, uint64_t at) {
-    sim_schedule(n->sim, (struct sim_event){.at = at, .kind = SIM_POKE, .node = n});
+    struct sim_event e = {.at = at, .kind = SIM_POKE};
+    e.node = n;
+    sim_schedule(n->sim, e);
 }
 
 bool rdi_sim_is_dead(const struct rdi_sim_node *n) { return n->dead; }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The simulated network's private structs.
 //
-//   world.c   clock, events, randomness, nodes, faults
+//   world.c   clock, randomness, nodes, faults
+//   queue.c   events, in order of time
+//   cost.c    what things cost in a described cluster
 //   wire.c    what travels between the ends of a link, and what happens to it
 //   end.c     the ends of links: what the engine calls
 //   net.c     a rank's net: progress(), sleep, the function table
@@ -15,6 +17,7 @@
 #include "transport/sim/sim.h"
 
 struct sim_wire;
+struct sim_cost;
 
 enum sim_kind {
     SIM_POKE,    // node
@@ -23,6 +26,7 @@ enum sim_kind {
     SIM_ARRIVE,  // the oldest message under way
     SIM_SENT,    // to the sender: a = arrived
     SIM_CREDIT,  // to the sender: a = released
+    SIM_BACK,    // both at once: a = arrived, b = released
     SIM_CTRL,    // ptr = struct sim_ctrl
     SIM_LOST,    // an end notices the loss of the path
     SIM_RESET,   // the sender's request for a new path reaches the receiver
@@ -30,28 +34,34 @@ enum sim_kind {
     SIM_END,     // the other end was closed, or its node died: ptr = struct sim_ending
 };
 
+// Millions of them are under way: small.
 struct sim_event {
     uint64_t at, order;
-    enum sim_kind kind;
-    bool to_sender;
+    union {
+        struct sim_wire *wire;
+        struct rdi_sim_node *node; // SIM_POKE
+    };
+    uint64_t a;
+    union {
+        uint64_t b;
+        void *ptr; // SIM_CTRL, SIM_END
+    };
     uint32_t gen; // of the wire; events of an older one are void where it matters
-    struct sim_wire *wire;
-    struct rdi_sim_node *node;
-    uint64_t a, b;
-    void *ptr;
+    uint8_t kind;
+    bool to_sender;
 };
 
 struct sim_message {
     struct sim_message *next;
-    const void *source;  // the sender's memory; NULL once `bytes` holds the payload
-    uint64_t sum;        // of the payload when it was put
-    uint8_t *bytes;      // len bytes; `small` if they fit
-    void *landing;       // land()'s answer
-    uint64_t hold_until; // is here, but not counted yet
+    const void *source; // the sender's memory; NULL once `bytes` holds the payload
+    uint8_t *bytes;     // len bytes; `small` if they fit; NULL where payload is not carried
     uint64_t tag;
     uint32_t len, flags;
     bool has_sig, asked, placed;
-    uint8_t small[64]; // this and what follows is not cleared
+    uint64_t sum;        // of the payload when it was put
+    void *landing;       // land()'s answer
+    uint64_t hold_until; // is here, but not counted yet
+    uint8_t small[64];   // this and what follows is not cleared
     uint8_t sig[RDI_SIG_BYTES];
 };
 
@@ -101,6 +111,7 @@ struct sim_end {
     struct sim_queue here; // whole, not counted
     struct sim_slot *slot;
     uint8_t *memory;
+    struct sim_message **kept; // in a described cluster instead: the message of each slot
     uint64_t told_arrived, told_released;
     bool ack_due;
 };
@@ -123,9 +134,13 @@ struct sim_wire {
 };
 
 #define SIM_CORES 256
+struct sim_core {
+    uint64_t free;
+    const struct rdi_sim_node *last; // ran here last
+};
 struct sim_host {
-    uint64_t tx_free, rx_free;
-    uint64_t core_free[SIM_CORES];
+    uint64_t tx_free, rx_free; // of the NIC
+    struct sim_core *core;     // NULL: there is one for each rank
 };
 
 struct rdi_sim_node {
@@ -133,10 +148,13 @@ struct rdi_sim_node {
     int rank;
     struct sim_net *net; // NULL when not open
     bool dead, turn, closed, queued;
-    struct rdi_sim_node *next_turn;
     bool silent; // dead, and its host too
     int side;
     uint64_t paused_until, tx_free;
+    uint64_t poked_at; // when it is told at the latest that it may have its turn
+    uint64_t
+        busy_until; // in a described cluster: its thread is at work until then, or got there in this turn
+    struct sim_core *core; // that its turn runs on
     struct sim_end *ends;
     struct sim_end *dirty_head, *dirty_tail;
     struct sim_end *graves;  // closed while progress() runs
@@ -150,17 +168,34 @@ struct sim_net {
     bool in_progress;
 };
 
-struct rdi_sim {
-    struct rdi_sim_config config;
-    uint64_t now, random, order;
+// Events that came in order of time, in a ring.
+struct sim_lane {
+    struct sim_event *ring;
+    size_t head, n, cap; // cap: a power of two
+    uint64_t last_at;    // of the newest, when there is one
+};
+// Travels of few lengths fill few lanes. What fits into none goes to a heap.
+#define SIM_LANES 8
+struct sim_events {
+    struct sim_lane lane[SIM_LANES];
     struct sim_event *heap;
     size_t nheap, cap_heap;
-    // Events in order of time that came in that order; the others are in the heap.
-    struct sim_event *fifo;
-    size_t fifo_head, fifo_n, fifo_cap;
-    struct rdi_sim_node *turn_head, *turn_tail;
-    struct sim_message *spare; // freed ones, kept
-    struct sim_host *hosts;    // of a described cluster
+    const struct sim_event *first; // in a lane or in the heap; NULL: there is none
+    int first_lane;                // -1: in the heap
+    uint64_t order;
+};
+
+struct rdi_sim {
+    struct rdi_sim_config config;
+    uint64_t now, random;
+    struct sim_events events;
+    struct sim_cost *cost; // of a described cluster
+    struct rdi_sim_node **
+        turns; // in a described cluster: who waits for a turn, a ring of as many as there are nodes
+    size_t turn_head, nturns;
+    struct rdi_sim_node *running; // in a described cluster: whose turn it is
+    struct sim_message *spare;    // freed ones, kept
+    struct sim_host *hosts;       // of a described cluster
     struct rdi_sim_node *nodes;
     struct rdi_sim_stats stats;
 };
@@ -170,13 +205,41 @@ struct rdi_sim {
 uint64_t sim_random(struct rdi_sim *s);
 uint64_t sim_below(struct rdi_sim *s, uint64_t n); // 0 .. n-1; 0 for n 0
 bool sim_chance(struct rdi_sim *s, unsigned per_mille);
-void sim_trace(struct rdi_sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void sim_trace_line(struct rdi_sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+#define sim_trace(s, ...)                   \
+    do {                                    \
+        if ((s)->config.trace) {            \
+            sim_trace_line(s, __VA_ARGS__); \
+        }                                   \
+    } while (0)
 void sim_broken(struct rdi_sim *s, const struct rdi_link *l, const char *rule);
 // Memory of the simulation itself: a test cannot go on without it, so it ends in `broken`.
 void *sim_alloc(struct rdi_sim *s, size_t n);
-void sim_schedule(struct rdi_sim *s, struct sim_event e);
 void sim_turn(struct rdi_sim_node *n);
 void sim_poke_at(struct rdi_sim_node *n, uint64_t at);
+
+// ---- queue.c -------------------------------------------------------------------------------------
+
+void sim_schedule(struct rdi_sim *s, struct sim_event e);
+struct sim_event sim_take_event(struct rdi_sim *s);
+// The wire of an event that is soon to come, so that it can be fetched from memory; NULL.
+struct sim_wire *sim_wire_ahead(const struct rdi_sim *s, size_t events);
+void sim_events_free(struct rdi_sim *s);
+static inline const struct sim_event *sim_first_event(const struct rdi_sim *s) {
+    return s->events.first;
+}
+
+// ---- cost.c --------------------------------------------------------------------------------------
+
+// False: out of memory.
+bool sim_cost_create(struct rdi_sim *s);
+void sim_cost_free(struct rdi_sim *s);
+// When a message that is put now is there; the sender has worked on it by then.
+uint64_t sim_cost_put(struct sim_wire *w, uint32_t len);
+// The rank's thread takes note of a message.
+void sim_cost_message(struct rdi_sim_node *n);
+// Begins a turn, false: not now, and the node is poked when it may be.
+bool sim_cost_begin(struct rdi_sim_node *n);
 
 // ---- wire.c --------------------------------------------------------------------------------------
 
@@ -198,8 +261,6 @@ void sim_message_fetch(struct sim_wire *w, struct sim_message *m);
 void sim_message_free(struct rdi_sim *s, struct sim_message *m);
 struct sim_message *sim_message_new(struct rdi_sim *s);
 void sim_message_room(struct rdi_sim *s, struct sim_message *m);
-// When a message that is put now is there, in a described cluster.
-uint64_t sim_cluster_arrival(struct sim_wire *w, uint32_t len);
 void sim_push(struct sim_queue *q, struct sim_message *m);
 struct sim_message *sim_pop(struct sim_queue *q);
 uint64_t sim_sum(const void *data, size_t n);

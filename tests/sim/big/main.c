@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Thousands of ranks in one process:   sim_big [--check | --scale] RANKS RANKS_PER_HOST ALGORITHM [BYTES]
+// Thousands of ranks in one process:   sim_big [--check | --empty] RANKS RANKS_PER_HOST ALGORITHM [BYTES]
 //   --check   a ring all_reduce of one element per segment (or BYTES), every element of every result compared
-//   --scale   payload scaled down, as rondo-perf --simulate does
+//   --empty   messages without payload, as rondo-perf --simulate does
 #include "ring/perf/cluster.h"
 
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 
 static void usage(void) {
-    fprintf(stderr, "usage: sim_big [--check | --scale] RANKS RANKS_PER_HOST ALGORITHM [BYTES]\n");
+    fprintf(stderr, "usage: sim_big [--check | --empty] RANKS RANKS_PER_HOST ALGORITHM [BYTES]\n");
     exit(2);
 }
 

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+// The algorithms of a simulation, and the plans that choose them.
+#include "ring/perf/cluster_run.h"
+#include "ring/reduce.h"
+
+#define CHUNK 65536u // as cluster_run.c has it
+
+const char *cluster_way_name(enum cluster_way way) {
+    static const char *const names[CLUSTER_WAYS] = {"plan", "direct", "doubling", "owner", "ring",
+                                                    "tree", "chain",  "pairs",    "nodes"};
+    return names[way];
+}
+
+bool cluster_can(enum rdi_kind kind, enum cluster_way way, int ranks, int ranks_per_host) {
+    switch (way) {
+    case CLUSTER_DIRECT:
+        return kind == RDI_ALL_REDUCE && ranks <= RDI_REDUCE_MAX_SOURCES;
+    case CLUSTER_DOUBLING:
+        return kind == RDI_ALL_REDUCE;
+    case CLUSTER_OWNER:
+        return (kind == RDI_ALL_REDUCE || kind == RDI_REDUCE_SCATTER) &&
+               ranks <= RDI_REDUCE_MAX_SOURCES;
+    case CLUSTER_RING:
+        return kind == RDI_ALL_REDUCE || kind == RDI_REDUCE_SCATTER || kind == RDI_ALL_GATHER;
+    case CLUSTER_TREE:
+    case CLUSTER_CHAIN:
+        return kind == RDI_BROADCAST || kind == RDI_REDUCE;
+    case CLUSTER_PAIRS:
+        return kind == RDI_ALL_TO_ALL;
+    case CLUSTER_NODES:
+        return kind == RDI_ALL_REDUCE && ranks_per_host > 1 && ranks > ranks_per_host &&
+               ranks % ranks_per_host == 0;
+    default:
+        return true;
+    }
+}
+
+int cluster_per_host(const struct cluster_job *j) {
+    return j->cluster->ranks_per_host < j->ranks ? j->cluster->ranks_per_host : j->ranks;
+}
+
+double cluster_messages(const struct cluster_job *j) {
+    double n = j->ranks, chunks = (double)j->bytes / CHUNK;
+    double blocks = chunks / n > 1 ? chunks / n : 1;
+    struct rdi_plan plan;
+    cluster_plan(j, &plan);
+    if (j->way == CLUSTER_NODES) {
+        double hosts = n / cluster_per_host(j), b = chunks / hosts > 1 ? chunks / hosts : 1;
+        return 2 * hosts * hosts * b + 2 * n * (chunks > 1 ? chunks : 1);
+    }
+    switch (rdi_plan_choose(&plan, j->kind, j->bytes)) {
+    case RDI_ALGO_DIRECT:
+        return n * n * (chunks > 1 ? chunks : 1);
+    case RDI_ALGO_DOUBLING:
+        return n * 14 * (chunks > 1 ? chunks : 1);
+    case RDI_ALGO_TREE:
+    case RDI_ALGO_CHAIN:
+        return n * (chunks > 1 ? chunks : 1);
+    default:
+        return (j->kind == RDI_ALL_REDUCE ? 2 : 1) * n * n * blocks;
+    }
+}
+
+void cluster_plan(const struct cluster_job *j, struct rdi_plan *plan) {
+    *plan = (struct rdi_plan){.ranks = (uint32_t)j->ranks,
+                              .max_local = (uint32_t)cluster_per_host(j),
+                              .direct_max = 64 << 10,
+                              .block = 256 << 10};
+    switch (j->way) {
+    case CLUSTER_DIRECT:
+        plan->algorithm = 1;
+        break;
+    case CLUSTER_DOUBLING:
+        plan->algorithm = 2;
+        break;
+    case CLUSTER_RING:
+        plan->algorithm = 3;
+        break;
+    case CLUSTER_OWNER:
+        plan->strict = 1;
+        plan->direct_max = 0;
+        break;
+    case CLUSTER_CHAIN:
+        plan->direct_max = 0;
+        break;
+    case CLUSTER_TREE:
+        plan->direct_max = UINT64_C(1) << 40;
+        break;
+    default:
+        break;
+    }
+}
