@@ -6,7 +6,7 @@
 //                   v    the peer is heard, or time is over      v
 //   OK ---------> HELD ------------------------------------> REPORTED to the watch
 //    |              |                                            |
-//    |              +---- a rank was declared failed ----+       |  verdict, or no answer for REPORT_NS
+//    |              +---- a rank was declared failed ----+       |  verdict, or no answer in time  
 //    +---------------------------------------------------+---+---+
 //                                                            v
 //                                                         DECIDED: `status` is set, links are closed (comm.c)
@@ -161,9 +161,14 @@ static void look(struct rondo_comm *c) {
 
 // ---- Accusing ------------------------------------------------------------------------------------
 
+// The rank that decides may be silent itself; then the others have to find that out before another one can.
+static uint64_t patience(const struct rdi_engine *e) {
+    return (uint64_t)e->options.num[RDI_OPT_PEER_TIMEOUT] * MS_NS + REPORT_NS;
+}
+
 static void report(struct rondo_comm *c, uint64_t now) {
     c->accused.stage = RDI_REPORTED;
-    c->accused.until = now + REPORT_NS;
+    c->accused.until = now + patience(c->engine);
     bool blame = c->accused.status == RONDO_ERR_PEER && c->accused.peer >= 0;
     rdi_watch_report(c->engine->watch, c->id, c->accused.status,
                      blame ? c->world[c->accused.peer] : -1, c->accused.why);
@@ -197,7 +202,7 @@ void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char
         return;
     }
     c->accused.stage = RDI_HELD;
-    c->accused.until = now + (uint64_t)e->options.num[RDI_OPT_PEER_TIMEOUT] * MS_NS + REPORT_NS;
+    c->accused.until = now + patience(e);
     rdi_log(&e->env, RONDO_LOG_DEBUG, "rank %d: a link failed: %s", c->rank, text);
     rdi_watch_hint(e->watch, c->world[peer]);
 }

@@ -61,6 +61,19 @@ static void fill_join(struct rdi_w_join *m, const struct rdi_w_rank *r, struct i
     memset(m->bytes, how & 8 ? 0xff : 0, sizeof m->bytes);
 }
 
+static unsigned compose(union rdi_w_any *m, const struct rdi_w_rank *r, struct input *in);
+
+// Another message from somebody else, passed on: to this rank or to one that it may not reach either.
+static void fill_relay(struct rdi_w_relay *m, const struct rdi_w_rank *r, uint8_t a,
+                       struct input *in) {
+    union rdi_w_any inner;
+    m->from = a % RANKS;
+    m->to = a >> 3 & 1 ? (uint32_t)watch->rank : (a >> 4) % RANKS;
+    m->type = compose(&inner, r, in);
+    m->len = (uint32_t)rdi_w_size(m->type);
+    memcpy(m->bytes, &inner, m->len < sizeof m->bytes ? m->len : sizeof m->bytes);
+}
+
 // A message that might well come now. Returns its type.
 static unsigned compose(union rdi_w_any *m, const struct rdi_w_rank *r, struct input *in) {
     unsigned type = take_byte(in) % RDI_W_TYPES;
@@ -115,6 +128,9 @@ static unsigned compose(union rdi_w_any *m, const struct rdi_w_rank *r, struct i
         break;
     case RDI_W_CUT:
         m->cut = (struct rdi_w_cut){.epoch = a >> 6};
+        break;
+    case RDI_W_RELAY:
+        fill_relay(&m->relay, r, a, in);
         break;
     case RDI_W_TYPES:
         break;

@@ -88,6 +88,8 @@ bool rdi_sim_is_dead(const struct rdi_sim_node *n);
 void rdi_sim_vanish(struct rdi_sim_node *n);
 // Puts a node on a side (0 at the start): nothing passes between nodes of different sides.
 void rdi_sim_side(struct rdi_sim_node *n, int side);
+// Puts a node at an end (1, 2; 0: at none) of path 0..31: nothing passes between nodes at its different ends.
+void rdi_sim_path_end(struct rdi_sim_node *n, unsigned path, int end);
 // The process stops until `until`. Its memory can still be read by the network.
 void rdi_sim_pause(struct rdi_sim_node *n, uint64_t until);
 // Loses the paths of all links that are up from one rank to another; a new path works after `down_ns`.

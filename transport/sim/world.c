@@ -222,9 +222,7 @@ void rdi_sim_vanish(struct rdi_sim_node *n) {
     }
 }
 
-void rdi_sim_side(struct rdi_sim_node *n, int side) {
-    sim_trace(n->sim, "rank %d is on side %d", n->rank, side);
-    n->side = side;
+static void reach_changed(struct rdi_sim_node *n) {
     for (struct sim_end *e = n->ends; e; e = e->next) {
         struct sim_wire *w = e->wire;
         if (sim_wire_cut(w) && !w->down) {
@@ -233,6 +231,21 @@ void rdi_sim_side(struct rdi_sim_node *n, int side) {
             w->down_until = n->sim->now;
         }
     }
+}
+
+void rdi_sim_side(struct rdi_sim_node *n, int side) {
+    sim_trace(n->sim, "rank %d is on side %d", n->rank, side);
+    n->side = side;
+    reach_changed(n);
+}
+
+void rdi_sim_path_end(struct rdi_sim_node *n, unsigned path, int end) {
+    sim_trace(n->sim, "rank %d is at end %d of path %u", n->rank, end, path);
+    for (int i = 0; i < 2; i++) {
+        n->path_ends[i] &= ~(UINT32_C(1) << path);
+        n->path_ends[i] |= (uint32_t)(end == i + 1) << path;
+    }
+    reach_changed(n);
 }
 
 void rdi_sim_pause(struct rdi_sim_node *n, uint64_t until) {

@@ -150,6 +150,7 @@ struct rdi_sim_node {
     bool dead, turn, closed, queued;
     bool silent; // dead, and its host too
     int side;
+    uint32_t path_ends[2]; // bit p: this node is at that end of cut path p
     uint64_t paused_until, tx_free;
     uint64_t poked_at; // when it is told at the latest that it may have its turn
     uint64_t
@@ -248,7 +249,9 @@ void sim_event_drop(struct sim_event *e);
 void sim_wire_unref(struct sim_wire *w);
 // Whether nothing passes between the ends' nodes.
 static inline bool sim_wire_cut(const struct sim_wire *w) {
-    return w->from->side != w->to->side || w->from->silent || w->to->silent;
+    const struct rdi_sim_node *a = w->from, *b = w->to;
+    return a->side != b->side || a->silent || b->silent ||
+           (a->path_ends[0] & b->path_ends[1]) != 0 || (a->path_ends[1] & b->path_ends[0]) != 0;
 }
 // A time of travel from now, for anything but messages.
 uint64_t sim_travel(struct sim_wire *w);

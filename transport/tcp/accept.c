@@ -222,7 +222,7 @@ static void all_parked(struct rdi_tcp_link *l) {
         int err;
         rdi_hs_reply(&p->hs, bytes, len);
         p->stage = RDI_TCP_SHAKING;
-        rdi_tcp_tune(p->fd, p->net->grace_ms, rdi_tcp_same_ip(&p->local, &p->remote));
+        rdi_tcp_tune(p->fd, p->net, rdi_tcp_same_ip(&p->local, &p->remote));
         if (rdi_tcp_shake(p, &err) == RDI_TCP_BROKEN) {
             path_failed(p, err);
             return;

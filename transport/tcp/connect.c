@@ -335,7 +335,7 @@ int rdi_tcp_connect_event(struct rdi_tcp_path *p, uint32_t events) {
             return 1;
         }
         p->stage = RDI_TCP_SHAKING;
-        rdi_tcp_tune(p->fd, p->net->grace_ms, rdi_tcp_same_ip(&p->local, &p->remote));
+        rdi_tcp_tune(p->fd, p->net, rdi_tcp_same_ip(&p->local, &p->remote));
         say_hello(p, l, l->was_up ? RDI_TCP_RESUME : 0);
     }
     switch (rdi_tcp_shake(p, &err)) {

@@ -118,7 +118,7 @@ bool rdi_tcp_same_ip(const struct sockaddr_storage *a, const struct sockaddr_sto
                   &((const struct sockaddr_in6 *)b)->sin6_addr, 16) == 0;
 }
 
-void rdi_tcp_tune(int fd, unsigned grace_ms, bool own_host) {
+void rdi_tcp_tune(int fd, const struct rdi_tcp_net *n, bool own_host) {
     // None of these can fail in a way that matters: the connection is a little slower then, or notices a
     // silent host later.
     int one = 1;
@@ -128,7 +128,9 @@ void rdi_tcp_tune(int fd, unsigned grace_ms, bool own_host) {
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    unsigned timeout = grace_ms < 1000 ? 1000 : grace_ms;
+    // The kernel repeats what nobody acknowledges less and less often, so that for seconds after an outage nothing would
+    // come. Where silence is what counts, a new connection is tried instead, again and again (REDIAL).
+    unsigned timeout = n->base.params.prompt || n->grace_ms < 1000 ? 1000 : n->grace_ms;
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
     int seconds = (int)(timeout / 4000);
     seconds = seconds < 1 ? 1 : seconds;

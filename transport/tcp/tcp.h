@@ -193,7 +193,7 @@ int rdi_tcp_listen(struct rdi_tcp_addr *a);
 // Starts to connect from one address (its port is ignored) to another. The descriptor, or -errno.
 int rdi_tcp_dial(const struct sockaddr_storage *from, const struct sockaddr_storage *to);
 // Options that every data connection has.
-void rdi_tcp_tune(int fd, unsigned grace_ms, bool own_host);
+void rdi_tcp_tune(int fd, const struct rdi_tcp_net *n, bool own_host);
 bool rdi_tcp_same_ip(const struct sockaddr_storage *a, const struct sockaddr_storage *b);
 // Says that descriptors ran out and what to do, for any error text.
 void rdi_tcp_limit_text(char *out, size_t cap);

@@ -6,6 +6,7 @@
 //   member.c   suspicions, proposals, commits
 //   agree.c    verdicts and votes
 //   join.c     newcomers
+//   relay.c    messages to ranks that only others reach
 //   watch.c    life, questions
 //   thread.c   the thread, and what only a process has: pidfds, /proc
 #ifndef RDI_TRANSPORT_WATCH_CORE_H
@@ -48,7 +49,9 @@ struct rdi_w_rank {
     bool watched; // it is one of those whose silence this rank looks at
     bool left;    // said good-bye
     bool beat_due;
-    bool told_stopped;
+    bool told_stopped, told_silent;
+    bool apart; // nothing came through for so long that it may have decided without this rank
+    int via; // rank + 1 of one that hears it while this rank does not; 0: none
     uint64_t failed_at, joined_at; // epochs
     uint32_t failed_incarnation;
     // Suspicion, by this rank or by others; void once the epoch has taken it in.
@@ -157,6 +160,8 @@ rondo_status rdi_w_accept(void *self, struct rdi_link *link);
 void rdi_w_ctrl(void *self, struct rdi_link *link, unsigned type, const void *msg, size_t len);
 // Sends now or as soon as there is a link, which is made if need be. To itself: handled at once.
 void rdi_w_send(struct rdi_watch *w, int to, unsigned type, const void *msg, size_t len);
+// A message that was read is acted upon, if its sender has a part in the job.
+void rdi_w_receive(struct rdi_watch *w, int from, unsigned type, const union rdi_w_any *m);
 int rdi_w_links_progress(struct rdi_watch *w, uint64_t now);
 void rdi_w_watch_choose(struct rdi_watch *w);
 void rdi_w_unlink(struct rdi_watch *w, int rank, bool bye);
@@ -204,6 +209,16 @@ int rdi_w_join_progress(struct rdi_watch *w, uint64_t now);
 void rdi_w_on_join(struct rdi_watch *w, int from, const struct rdi_w_join *m);
 void rdi_w_on_join_ack(struct rdi_watch *w, int from, const struct rdi_w_live *m);
 void rdi_w_on_ready(struct rdi_watch *w, int from, const struct rdi_w_live *m);
+
+// ---- relay.c -------------------------------------------------------------------------------------
+
+// Whether this rank has heard that one so lately that it cannot be silent.
+bool rdi_w_hears(const struct rdi_watch *w, int rank);
+// `via` hears it, so it lives.
+void rdi_w_lives_behind(struct rdi_watch *w, int rank, int via);
+// False: there is no need, or no way, to send that through another rank.
+bool rdi_w_relay(struct rdi_watch *w, int to, unsigned type, const void *msg, size_t len);
+void rdi_w_on_relay(struct rdi_watch *w, int from, const struct rdi_w_relay *m);
 
 // ---- thread.c ------------------------------------------------------------------------------------
 

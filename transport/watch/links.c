@@ -47,6 +47,9 @@ void rdi_w_send(struct rdi_watch *w, int to, unsigned type, const void *msg, siz
         return;
     }
     r->wanted = true;
+    if (rdi_w_relay(w, to, type, msg, len)) {
+        return;
+    }
     if (!r->out && rdi_w_linked(w, to) && r->link->ops->ctrl(r->link, type, msg, len) == RONDO_OK) {
         return;
     }
@@ -157,6 +160,9 @@ static void dispatch(struct rdi_watch *w, int from, unsigned type, const union r
     case RDI_W_CUT:
         rdi_w_on_cut(w, from, &m->cut);
         break;
+    case RDI_W_RELAY:
+        rdi_w_on_relay(w, from, &m->relay);
+        break;
     case RDI_W_BEAT:
     case RDI_W_TYPES:
         break;
@@ -191,6 +197,8 @@ void rdi_w_ctrl(void *self, struct rdi_link *link, unsigned type, const void *ms
     }
     int from = (int)(r - w->ranks);
     r->heard = rdi_w_now(w);
+    r->told_silent = r->apart = false;
+    r->via = 0;
     if (r->cause != RDI_CAUSE_NONE && r->own && r->cause != RDI_CAUSE_DEAD) {
         rdi_w_clear(w, from);
     }
@@ -203,10 +211,14 @@ void rdi_w_ctrl(void *self, struct rdi_link *link, unsigned type, const void *ms
         on_beat(w, from, &m.beat);
         return;
     }
-    // One that was declared lost has no part in what the others decide; a newcomer first joins.
+    rdi_w_receive(w, from, type, &m);
+}
+
+// One that was declared lost has no part in what the others decide; a newcomer first joins.
+void rdi_w_receive(struct rdi_watch *w, int from, unsigned type, const union rdi_w_any *m) {
     bool part = rdi_w_live(w, from) || type == RDI_W_JOIN || type == RDI_W_READY || w->joining;
     if (part || type == RDI_W_CUT || type == RDI_W_COMMIT) {
-        dispatch(w, from, type, &m);
+        dispatch(w, from, type, m);
     }
 }
 
@@ -361,6 +373,7 @@ static void look_at_silence(struct rdi_watch *w, int rank, uint64_t now) {
     bool acknowledged = (r->peer.pid_space != 0 && r->peer.pid_space == w->self.pid_space &&
                          memcmp(r->peer.host_id, w->self.host_id, 16) == 0) ||
                         (r->link && r->link->ops->delivered && r->link->ops->delivered(r->link));
+    r->apart = r->apart || (!acknowledged && silent >= rdi_w_lately(w));
     if (acknowledged) {
         stopped(w, rank, silent, now);
     } else if (silent >= w->timeout_ns) {

@@ -16,8 +16,12 @@
 // by all survivors, so its successor hears of it from all of them, and commits it before its own: that is the one
 // rule that makes survivors agree (a single-decree Paxos with all survivors as quorum; Lamport, "Paxos Made
 // Simple", 2001). One that is stopped, for now, need not answer: it cannot have decided anything that the others have
-// not accepted, and hears of the decision when it runs again. Whether those who are silent are dead or cut off nobody can tell, so a set with silent ranks needs
-// a majority of those who may live on this side; a tie goes to the side with the lowest rank.
+// not accepted, and hears of the decision when it runs again.
+//
+// Whether those who are silent are dead or cut off nobody can tell, so a set with silent ranks needs a majority of
+// those who may live on this side; a tie goes to the side with the lowest rank. Without one the coordinator only
+// asks (PROPOSE with `ask`) whether nobody hears them, and its side stops when all have confirmed it: it may be
+// just its own paths that are lost.
 #include "transport/watch/core.h"
 
 #include <stdio.h>
@@ -81,7 +85,10 @@ void rdi_w_evidence(struct rdi_watch *w, int rank, enum rdi_watch_cause cause, c
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    rdi_log(&w->env, RONDO_LOG_INFO, "%s %s", rdi_w_who(w, rank, who, sizeof who), text);
+    if (cause != RDI_CAUSE_SILENT || !r->told_silent) {
+        rdi_log(&w->env, RONDO_LOG_INFO, "%s %s", rdi_w_who(w, rank, who, sizeof who), text);
+    }
+    r->told_silent = cause == RDI_CAUSE_SILENT;
     suspect(w, rank, cause, true, text);
     w->tick_at = 0;
 }
@@ -102,19 +109,13 @@ int rdi_w_coordinator(const struct rdi_watch *w) {
     return w->rank;
 }
 
-// Whether this rank has heard that one so lately that it cannot be silent.
-static bool hears(const struct rdi_watch *w, int rank) {
-    const struct rdi_w_rank *r = &w->ranks[rank];
-    return rdi_w_linked(w, rank) && rdi_w_now(w) < r->heard + rdi_w_lately(w);
-}
-
 void rdi_w_on_suspect(struct rdi_watch *w, int from, const struct rdi_w_suspect *m) {
     struct rdi_w_rank *r = &w->ranks[m->rank];
     int rank = (int)m->rank;
     if (rank == w->rank || !rdi_w_live(w, rank) || m->incarnation != r->peer.incarnation) {
         return;
     }
-    if (m->cause != RDI_CAUSE_DEAD && (hears(w, rank) || rdi_w_now(w) < r->alive_until)) {
+    if (m->cause != RDI_CAUSE_DEAD && (rdi_w_hears(w, rank) || rdi_w_now(w) < r->alive_until)) {
         const struct rdi_w_alive a = {.epoch = w->epoch + 1, .rank = m->rank};
         rdi_w_send(w, from, RDI_W_ALIVE, &a, sizeof a);
         return;
@@ -172,21 +173,34 @@ static bool survives(const struct rdi_watch *w, const struct rdi_w_decision *d, 
     return rdi_w_live(w, rank) && !rdi_set_has(d->failed, rank);
 }
 
-// Whether this side may decide about silent ranks.
-static bool has_majority(const struct rdi_watch *w, const struct rdi_w_decision *d) {
-    int here = 0, base = 0, lowest = -1;
+enum majority { NONE, NOT_YET, MAJORITY };
+
+// Whether this side may decide about silent ranks. One that is stopped will be on the first side that it hears from
+// when it runs again, so it counts for none until then, or until it is given up.
+static enum majority majority_of(const struct rdi_watch *w, const struct rdi_w_decision *d) {
+    int here = 0, stopped = 0, base = 0, lowest = -1;
     for (int i = 0; i < w->size; i++) {
         if (!rdi_w_live(w, i)) {
             continue;
         }
         bool s = survives(w, d, i);
-        if (s || w->ranks[i].cause == RDI_CAUSE_SILENT) {
+        // Of the dead those count that may have gone on without this side before they ended.
+        if (s || w->ranks[i].cause == RDI_CAUSE_SILENT || w->ranks[i].apart) {
             lowest = lowest < 0 ? i : lowest;
             base++;
             here += s;
+            stopped += s && w->ranks[i].told_stopped && i != w->rank;
         }
     }
-    return 2 * here > base || (2 * here == base && survives(w, d, lowest));
+    bool first = lowest >= 0 && survives(w, d, lowest) && !w->ranks[lowest].told_stopped;
+    if (base == here) {
+        return MAJORITY; // nobody is silent
+    }
+    int sure = here - stopped;
+    if (2 * sure > base || (2 * sure == base && first)) {
+        return MAJORITY;
+    }
+    return 2 * here >= base && stopped > 0 ? NOT_YET : NONE;
 }
 
 static void cut_off(struct rdi_watch *w, const struct rdi_w_decision *d) {
@@ -207,7 +221,7 @@ static void cut_off(struct rdi_watch *w, const struct rdi_w_decision *d) {
 }
 
 static bool same(const struct rdi_w_decision *a, const struct rdi_w_decision *b) {
-    return a->epoch == b->epoch && a->soft == b->soft &&
+    return a->epoch == b->epoch && a->soft == b->soft && a->ask == b->ask &&
            memcmp(a->failed, b->failed, sizeof a->failed) == 0 &&
            memcmp(a->joined, b->joined, sizeof a->joined) == 0;
 }
@@ -262,7 +276,11 @@ static void commit_if_whole(struct rdi_watch *w) {
         all_prior = all_prior && rdi_set_has(w->prior, i);
     }
     const struct rdi_w_decision d = all_prior ? w->prior_decision : w->proposal;
-    rdi_w_on_commit(w, w->rank, &d);
+    if (w->proposal.ask) {
+        cut_off(w, &d);
+    } else if (majority_of(w, &d) == MAJORITY) {
+        rdi_w_on_commit(w, w->rank, &d);
+    }
 }
 
 void rdi_w_on_ack(struct rdi_watch *w, int from, uint64_t epoch, uint64_t round) {
@@ -296,8 +314,7 @@ void rdi_w_on_alive(struct rdi_watch *w, int from, const struct rdi_w_alive *m) 
                 "%s is silent here but %s hears it: it lives, the path to it is lost",
                 rdi_w_who(w, (int)m->rank, a, sizeof a), rdi_w_who(w, from, b, sizeof b));
     }
-    r->alive_until = rdi_w_now(w) + rdi_w_lately(w);
-    rdi_w_clear(w, (int)m->rank);
+    rdi_w_lives_behind(w, (int)m->rank, from);
     w->proposing = false;
 }
 
@@ -326,7 +343,7 @@ static bool confirms_silence(struct rdi_watch *w, int from, const struct rdi_w_d
         w->asked_at = now;
     }
     for (int i = 0; i < w->size; i++) {
-        if (!rdi_set_has(m->failed, i) || !rdi_w_live(w, i) || !hears(w, i)) {
+        if (!rdi_set_has(m->failed, i) || !rdi_w_live(w, i) || !rdi_w_hears(w, i)) {
             continue;
         }
         if (w->ranks[i].heard > w->asked_at) {
@@ -364,6 +381,10 @@ void rdi_w_on_propose(struct rdi_watch *w, int from, const struct rdi_w_decision
         w->round = m->round;
     }
     if (m->soft && !confirms_silence(w, from, m)) {
+        return;
+    }
+    if (m->ask) {
+        rdi_w_send(w, from, RDI_W_ACK, &ack, sizeof ack);
         return;
     }
     if (had && w->accepted.coordinator != m->coordinator) {
@@ -414,6 +435,7 @@ static void let_join(struct rdi_watch *w, int rank, uint32_t incarnation, uint64
     r->joined_at = epoch;
     r->ready = r->left = r->told_stopped = false;
     r->heard = rdi_w_now(w);
+    r->apart = false;
     rdi_w_clear(w, rank);
     rdi_log(&w->env, RONDO_LOG_WARN, "decision %llu: %s, started again (%u), joins",
             (unsigned long long)epoch, rdi_w_who(w, rank, who, sizeof who), incarnation);
@@ -528,6 +550,8 @@ int rdi_w_member_progress(struct rdi_watch *w, uint64_t now) {
         return 0;
     }
     bool due = compose(w, now, &d);
+    enum majority majority = majority_of(w, &d);
+    d.ask = majority == NONE;
     int to = rdi_w_coordinator(w);
     if (to != w->rank) {
         w->proposing = false;
@@ -537,7 +561,7 @@ int rdi_w_member_progress(struct rdi_watch *w, uint64_t now) {
         }
         return 0;
     }
-    if (!due) {
+    if (!due || majority == NOT_YET) {
         w->proposing = false;
         return 0;
     }
@@ -545,12 +569,9 @@ int rdi_w_member_progress(struct rdi_watch *w, uint64_t now) {
         commit_if_whole(w); // one that is stopped by now need not answer
         if (w->proposing && now >= w->proposed_at + REPEAT) {
             spread(w);
+            commit_if_whole(w); // one that has not answered may have been stopped meanwhile
         }
         return 0;
-    }
-    if (!has_majority(w, &d)) {
-        cut_off(w, &d);
-        return 1;
     }
     propose(w, &d);
     commit_if_whole(w);

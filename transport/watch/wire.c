@@ -37,6 +37,8 @@ size_t rdi_w_size(unsigned type) {
         return sizeof(struct rdi_watch_invite);
     case RDI_W_CUT:
         return sizeof(struct rdi_w_cut);
+    case RDI_W_RELAY:
+        return sizeof(struct rdi_w_relay);
     case RDI_W_TYPES:
         break;
     }
@@ -98,6 +100,11 @@ bool rdi_w_read(unsigned type, const void *msg, size_t len, int size, union rdi_
     case RDI_W_INVITE:
         return fits(out->invite.members, size) && out->invite.n <= (uint32_t)size &&
                out->invite.extra_len <= sizeof out->invite.extra;
+    case RDI_W_RELAY:
+        // What it carries is read by whom it is for.
+        return out->relay.from < (uint32_t)size && out->relay.to < (uint32_t)size &&
+               out->relay.type != RDI_W_RELAY && out->relay.len <= sizeof out->relay.bytes &&
+               out->relay.len == rdi_w_size(out->relay.type);
     default:
         return true;
     }

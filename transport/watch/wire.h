@@ -22,7 +22,8 @@ enum rdi_watch_type {
     RDI_W_JOIN_ACK,
     RDI_W_READY,
     RDI_W_INVITE,
-    RDI_W_CUT, // the sender's side has no majority
+    RDI_W_CUT,   // the sender's side has no majority
+    RDI_W_RELAY, // one of the others, for a rank that the sender's path to is lost
     RDI_W_TYPES
 };
 
@@ -41,7 +42,8 @@ struct rdi_w_suspect {
 struct rdi_w_decision { // PROPOSE, PRIOR, COMMIT
     uint64_t epoch, round;
     uint32_t coordinator, cause;      // cause of the lowest failed rank
-    uint32_t soft, reserved;          // soft: not all are known to be dead; who hears one says so
+    uint32_t soft, ask;               // soft: not all are known to be dead; who hears one says so. ask: only
+                                      // that is asked, nothing to accept
     uint32_t joined[RDI_W_JOINED][2]; // rank + 1, incarnation; 0 = none
     uint64_t failed[RDI_WATCH_SET];
     char text[RDI_WATCH_TEXT]; // of the lowest failed rank
@@ -78,6 +80,10 @@ struct rdi_w_live { // JOIN_ACK: who lives; READY: who has acknowledged
 struct rdi_w_cut {
     uint64_t epoch;
 };
+struct rdi_w_relay {
+    uint32_t from, to, type, len;
+    uint8_t bytes[RDI_CTRL_MAX - 16];
+};
 
 union rdi_w_any {
     struct rdi_w_beat beat;
@@ -92,6 +98,7 @@ union rdi_w_any {
     struct rdi_w_live live;
     struct rdi_watch_invite invite;
     struct rdi_w_cut cut;
+    struct rdi_w_relay relay;
 };
 
 // Checks a message of a job of `size` ranks and copies it to *out (aligned, texts ended). False: malformed.

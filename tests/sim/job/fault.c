@@ -17,7 +17,7 @@ uint64_t below(uint64_t n) { return n ? next() % n : 0; }
 bool chance(unsigned percent) { return below(100) < percent; }
 
 const char *what_name(enum what w) {
-    static const char *const names[WHATS] = {"nothing", "kill", "vanish", "stop", "cut", "flap"};
+    static const char *const names[WHATS] = {"nothing", "kill", "vanish", "stop", "cut", "path", "flap"};
     return names[w];
 }
 
@@ -32,6 +32,17 @@ static uint32_t ranks_of_host(int host) {
         m |= job.hosts[r] == host ? UINT32_C(1) << r : 0;
     }
     return m;
+}
+
+// The ranks of a third host still reach both ends, so nobody may look dead.
+static void make_path(struct fault *f) {
+    f->mask = ranks_of_host(job.hosts[below((uint64_t)job.n)]);
+    f->other = ranks_of_host(job.hosts[below((uint64_t)job.n)]);
+    f->lasts = chance(30) ? below(job.peer_timeout / 2) : job.peer_timeout + below(9000 * MS);
+    if (f->mask == f->other || (f->mask | f->other) == (UINT32_C(1) << job.n) - 1) {
+        f->what = FLAP;
+        f->lasts = below(500 * MS);
+    }
 }
 
 static void make_fault(struct fault *f) {
@@ -57,6 +68,9 @@ static void make_fault(struct fault *f) {
             f->mask |= chance(40) ? ranks_of_host(h) : 0;
         }
         f->lasts = chance(50) ? below(job.peer_timeout / 2) : job.peer_timeout + below(9000 * MS);
+        break;
+    case PATH: // between two of at least three hosts
+        make_path(f);
         break;
     default:
         f->lasts = below(500 * MS);
@@ -144,8 +158,28 @@ void job_print(void) {
     }
 }
 
+static void set_path(const struct fault *f, bool cut) {
+    unsigned path = (unsigned)(f - job.faults);
+    for (int r = 0; r < job.n; r++) {
+        const struct rank *k = &job.ranks[r];
+        int end = f->mask >> r & 1 ? 1 : f->other >> r & 1 ? 2 : 0;
+        if (end && !k->dead) {
+            rdi_sim_path_end(k->node, path, cut ? end : 0);
+            rdi_sim_path_end(k->watch_node, path, cut ? end : 0);
+        }
+    }
+}
+
+static bool has_end(const struct fault *f) {
+    return f->what == STOP || f->what == CUT || f->what == PATH;
+}
+
 static void begin(struct fault *f, uint64_t now) {
     say("%s of ranks %#x", what_name(f->what), f->mask);
+    if (f->what == PATH) {
+        set_path(f, true);
+        return;
+    }
     for (int r = 0; r < job.n; r++) {
         struct rank *k = &job.ranks[r];
         if (!(f->mask >> r & 1) || k->dead || k->over) {
@@ -186,6 +220,10 @@ static void begin(struct fault *f, uint64_t now) {
 }
 
 static void end(const struct fault *f) {
+    if (f->what == PATH) {
+        set_path(f, false);
+        return;
+    }
     for (int r = 0; r < job.n; r++) {
         struct rank *k = &job.ranks[r];
         if (!(f->mask >> r & 1) || k->dead) {
@@ -208,7 +246,7 @@ void fault_do(uint64_t now) {
         if (f->what != NOTHING && !f->done && now >= f->at) {
             f->done = true;
             begin(f, now);
-            if (f->what != STOP && f->what != CUT) {
+            if (!has_end(f)) {
                 f->lasts = UINT64_MAX / 2 - f->at;
             }
         } else if (f->done && f->lasts && now >= f->at + f->lasts) {
@@ -226,9 +264,9 @@ uint64_t fault_next(void) {
     uint64_t at = UINT64_MAX;
     for (int i = 0; i < job.nfaults; i++) {
         const struct fault *f = &job.faults[i];
-        uint64_t t = !f->done                                          ? f->at
-                     : f->lasts && (f->what == STOP || f->what == CUT) ? f->at + f->lasts
-                                                                       : UINT64_MAX;
+        uint64_t t = !f->done                   ? f->at
+                     : f->lasts && has_end(f) ? f->at + f->lasts
+                                              : UINT64_MAX;
         at = t < at ? t : at;
     }
     return at;

@@ -27,13 +27,13 @@
 #define RESTARTS 3
 #define OUTCOMES 256
 
-enum what { NOTHING, KILL, VANISH, STOP, CUT, FLAP, WHATS };
+enum what { NOTHING, KILL, VANISH, STOP, CUT, PATH, FLAP, WHATS };
 
-// One thing that happens: to `rank`, or to all ranks of `mask` (a host, a side).
+// One thing that happens to all ranks of `mask` (one, a host, a side); PATH: between them and those of `other`.
 struct fault {
     enum what what;
     uint64_t at, lasts;
-    uint32_t mask;
+    uint32_t mask, other;
     bool done;
 };
 

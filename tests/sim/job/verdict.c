@@ -13,7 +13,7 @@ static uint32_t suspects(void) {
             continue;
         }
         uint32_t all = (UINT32_C(1) << job.n) - 1;
-        m |= f->what == CUT ? all : f->what == FLAP ? 0 : f->mask;
+        m |= f->what == CUT ? all : f->what == FLAP || f->what == PATH ? 0 : f->mask;
     }
     for (int r = 0; r < job.n; r++) {
         // One that had to stop ends its part, and the others see that.
@@ -76,8 +76,8 @@ static void check_culprits(const struct rank *k) {
     uint32_t may = suspects();
     for (int i = 0; i < k->nseen; i++) {
         const struct seen *s = &k->seen[i];
-        bool excused = s->status == RONDO_ERR_PATH &&
-                       (verdict_had(CUT) || verdict_had(FLAP) || verdict_had(VANISH));
+        bool excused = s->status == RONDO_ERR_PATH && (verdict_had(CUT) || verdict_had(PATH) ||
+                                                       verdict_had(FLAP) || verdict_had(VANISH));
         if (s->failed & ~may) {
             give_up("rank %d: ranks %#x are said to have failed; nothing happened to %#x", k->rank,
                     s->failed, s->failed & ~may);
