@@ -6,7 +6,7 @@
 //                   v    the peer is heard, or time is over      v
 //   OK ---------> HELD ------------------------------------> REPORTED to the watch
 //    |              |                                            |
-//    |              +---- a rank was declared failed ----+       |  verdict, or no answer in time  
+//    |              +---- a rank was declared failed ----+       |  verdict, or no answer in time
 //    +---------------------------------------------------+---+---+
 //                                                            v
 //                                                         DECIDED: `status` is set, links are closed (comm.c)

@@ -51,7 +51,7 @@ struct rdi_w_rank {
     bool beat_due;
     bool told_stopped, told_silent;
     bool apart; // nothing came through for so long that it may have decided without this rank
-    int via; // rank + 1 of one that hears it while this rank does not; 0: none
+    int via;    // rank + 1 of one that hears it while this rank does not; 0: none
     uint64_t failed_at, joined_at; // epochs
     uint32_t failed_incarnation;
     // Suspicion, by this rank or by others; void once the epoch has taken it in.

@@ -41,9 +41,9 @@ struct rdi_w_suspect {
 };
 struct rdi_w_decision { // PROPOSE, PRIOR, COMMIT
     uint64_t epoch, round;
-    uint32_t coordinator, cause;      // cause of the lowest failed rank
-    uint32_t soft, ask;               // soft: not all are known to be dead; who hears one says so. ask: only
-                                      // that is asked, nothing to accept
+    uint32_t coordinator, cause; // cause of the lowest failed rank
+    uint32_t soft, ask; // soft: not all are known to be dead; who hears one says so. ask: only
+                        // that is asked, nothing to accept
     uint32_t joined[RDI_W_JOINED][2]; // rank + 1, incarnation; 0 = none
     uint64_t failed[RDI_WATCH_SET];
     char text[RDI_WATCH_TEXT]; // of the lowest failed rank

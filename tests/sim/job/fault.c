@@ -17,7 +17,8 @@ uint64_t below(uint64_t n) { return n ? next() % n : 0; }
 bool chance(unsigned percent) { return below(100) < percent; }
 
 const char *what_name(enum what w) {
-    static const char *const names[WHATS] = {"nothing", "kill", "vanish", "stop", "cut", "path", "flap"};
+    static const char *const names[WHATS] = {"nothing", "kill", "vanish", "stop",
+                                             "cut",     "path", "flap"};
     return names[w];
 }
 
@@ -264,9 +265,7 @@ uint64_t fault_next(void) {
     uint64_t at = UINT64_MAX;
     for (int i = 0; i < job.nfaults; i++) {
         const struct fault *f = &job.faults[i];
-        uint64_t t = !f->done                   ? f->at
-                     : f->lasts && has_end(f) ? f->at + f->lasts
-                                              : UINT64_MAX;
+        uint64_t t = !f->done ? f->at : f->lasts && has_end(f) ? f->at + f->lasts : UINT64_MAX;
         at = t < at ? t : at;
     }
     return at;

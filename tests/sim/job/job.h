@@ -73,8 +73,9 @@ struct rank {
     struct rdi_sim_node *node, *watch_node;
     struct fiber *fiber;
     bool dead, stopped, over;
-    uint64_t watch_at, restart_at; // 0: it is not to be started again
-    rondo_status end;              // how its program ended
+    uint64_t watch_at, longest_shrink;
+    uint64_t restart_at; // 0: it is not to be started again
+    rondo_status end;    // how its program ended
     char why[RDI_ERROR_TEXT];
     struct seen seen[COMMS];
     int nseen;

@@ -64,7 +64,10 @@ static rondo_status step(struct rank *k, rondo_comm *c, int number, uint64_t *ou
 static rondo_status shrink(struct rank *k, rondo_comm **c, rondo_comm *world) {
     rondo_comm *smaller = NULL;
     program_note(k, *c);
+    uint64_t began = rdi_sim_now(job.sim);
     rondo_status s = rondo_comm_shrink(*c, &smaller);
+    uint64_t took = rdi_sim_now(job.sim) - began;
+    k->longest_shrink = took > k->longest_shrink ? took : k->longest_shrink;
     say("rank %d: shrink: %s%s%s", k->rank, rondo_status_name(s), s ? ": " : "",
         s ? rondo_last_error() : "");
     if (s == RONDO_OK) {

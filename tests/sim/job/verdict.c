@@ -112,6 +112,13 @@ static void check_times(const struct rank *k) {
     case STOP:
         late = job.stop_grace + 1000 * MS;
         break;
+    case PATH: // how soon a path counts as lost is another matter, but the ranks agree by way of a third
+        late = job.peer_timeout + 1000 * MS;
+        if (k->longest_shrink > late) {
+            give_up("rank %d: a shrink took %.3f ms beside a lost path", k->rank,
+                    (double)k->longest_shrink / 1e6);
+        }
+        return;
     default:
         return;
     }
