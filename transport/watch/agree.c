@@ -182,6 +182,7 @@ static void keep_final(struct rdi_watch *w, const struct rdi_w_result *m) {
     if (b) {
         close_ballot(b);
     }
+    rdi_w_invited(w, m->comm);
     rdi_w_tell(w);
 }
 
@@ -369,6 +370,7 @@ void rdi_watch_forget(struct rdi_watch *w, uint64_t comm, uint64_t tag) {
     if (b) {
         close_ballot(b);
     }
+    rdi_w_invited(w, comm);
     pthread_mutex_unlock(&w->lock);
 }
 

@@ -140,6 +140,10 @@ struct rdi_watch {
     struct rdi_w_final finals[RDI_W_RESULTS];
     unsigned nfinals;
 
+    // As member: an invitation that is said again until its communicator's ballot is over.
+    struct rdi_watch_invite inviting;
+    uint64_t invited[RDI_WATCH_SET], invite_at; // ranks
+
     // As newcomer.
     bool joining;
     bool outsider; // it has no communicator with the others yet
@@ -208,6 +212,9 @@ void rdi_w_on_result(struct rdi_watch *w, int from, const struct rdi_w_result *m
 int rdi_w_join_progress(struct rdi_watch *w, uint64_t now);
 void rdi_w_on_join(struct rdi_watch *w, int from, const struct rdi_w_join *m);
 void rdi_w_on_join_ack(struct rdi_watch *w, int from, const struct rdi_w_live *m);
+void rdi_w_on_invite(struct rdi_watch *w, const struct rdi_watch_invite *m);
+// A ballot about that communicator is over.
+void rdi_w_invited(struct rdi_watch *w, uint64_t comm);
 void rdi_w_on_ready(struct rdi_watch *w, int from, const struct rdi_w_live *m);
 
 // ---- relay.c -------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@
 #define LONELY (10000 * RDI_W_MS) // a newcomer whom nobody of the job answers gives up
 #define AGAIN (300 * RDI_W_MS)
 
+static void invite_again(struct rdi_watch *w, uint64_t now);
+
 // ---- The newcomer --------------------------------------------------------------------------------
 
 void rdi_watch_join(struct rdi_watch *w, const void *record, size_t len) {
@@ -65,6 +67,7 @@ static void take_over(struct rdi_watch *w) {
 }
 
 int rdi_w_join_progress(struct rdi_watch *w, uint64_t now) {
+    invite_again(w, now);
     if (!w->joining || now < w->join_at || w->state != RONDO_OK) {
         return 0;
     }
@@ -182,9 +185,42 @@ void rdi_watch_entered(struct rdi_watch *w) {
 
 void rdi_watch_invite(struct rdi_watch *w, int rank, const struct rdi_watch_invite *in) {
     pthread_mutex_lock(&w->lock);
+    if (w->inviting.comm != in->comm) {
+        w->inviting = *in;
+        memset(w->invited, 0, sizeof w->invited);
+    }
+    rdi_set_add(w->invited, rank);
     rdi_w_send(w, rank, RDI_W_INVITE, in, sizeof *in);
+    w->invite_at = rdi_w_now(w) + AGAIN;
     pthread_mutex_unlock(&w->lock);
     rdi_w_thread_wake(w);
+}
+
+static void invite_again(struct rdi_watch *w, uint64_t now) {
+    if (now < w->invite_at) {
+        return;
+    }
+    w->invite_at = now + AGAIN;
+    for (int i = 0; i < w->size; i++) {
+        if (rdi_set_has(w->invited, i) && rdi_w_live(w, i)) {
+            rdi_w_send(w, i, RDI_W_INVITE, &w->inviting, sizeof w->inviting);
+        }
+    }
+}
+
+void rdi_w_invited(struct rdi_watch *w, uint64_t comm) {
+    if (w->inviting.comm == comm) {
+        memset(w->invited, 0, sizeof w->invited);
+    }
+}
+
+// The same one may come from several members and several times; it is answered once.
+void rdi_w_on_invite(struct rdi_watch *w, const struct rdi_watch_invite *m) {
+    if (m->comm != w->invite.comm || m->epoch != w->invite.epoch) {
+        w->invite = *m;
+        w->has_invite = true;
+        rdi_w_tell(w);
+    }
 }
 
 bool rdi_watch_invited(struct rdi_watch *w, struct rdi_watch_invite *out) {

@@ -153,9 +153,7 @@ static void dispatch(struct rdi_watch *w, int from, unsigned type, const union r
         rdi_w_on_ready(w, from, &m->live);
         break;
     case RDI_W_INVITE:
-        w->invite = m->invite;
-        w->has_invite = true;
-        rdi_w_tell(w);
+        rdi_w_on_invite(w, &m->invite);
         break;
     case RDI_W_CUT:
         rdi_w_on_cut(w, from, &m->cut);
