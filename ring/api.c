@@ -307,6 +307,14 @@ static uint64_t strangers_of(const struct rdi_engine *e) {
     return n;
 }
 
+static uint64_t damaged_of(const struct rdi_engine *e) {
+    uint64_t n = e->watch ? rdi_watch_damaged(e->watch) : 0;
+    for (unsigned i = 0; i < e->nnets; i++) {
+        n += atomic_load(&e->nets[i]->damaged);
+    }
+    return n;
+}
+
 rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out) {
     if (!comm || !out || out->size < sizeof(size_t)) {
         return rdi_fail(RONDO_ERR_INVALID,
@@ -322,7 +330,8 @@ rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out)
                           .resets = atomic_load(&comm->resets),
                           .sleeps = rdi_driver_sleeps(comm->engine->driver),
                           .bytes_sent_verbs = atomic_load(&comm->bytes_verbs),
-                          .strangers = strangers_of(comm->engine)};
+                          .strangers = strangers_of(comm->engine),
+                          .damaged = damaged_of(comm->engine)};
     memcpy(out, &s, out->size < sizeof s ? out->size : sizeof s);
     return RONDO_OK;
 }

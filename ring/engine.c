@@ -199,17 +199,43 @@ void rdi_engine_destroy(struct rdi_engine *e) {
 
 // ---- Records: what ranks tell each other before links exist --------------------------------------
 //
-//   magic u32 | pid u32 | host_id 16 | host 64 | plan | nets u32 | { name 8, len u32, blob } … | watch
+//   magic u32 | pid u32 | flags u32 | host_id 16 | host 64 | plan | nets u32 | { name 8, len u32, blob } … | watch
 
-#define RECORD_MAGIC 0x32444e52u
+#define RECORD_MAGIC 0x33444e52u
+#define RECORD_FIXED (28 + RDI_HOST_MAX) // up to the plan
+#define RECORD_ENCRYPTS 1u
+
+static uint32_t record_flags(const struct rdi_engine *e) {
+    return e->options.num[RDI_OPT_ENCRYPT] != 0 ? RECORD_ENCRYPTS : 0;
+}
+
+// Connections are refused between ranks that differ here, too; this way all ranks learn it at once.
+static rondo_status check_flags(const struct rdi_engine *e, int rank, uint32_t flags) {
+    uint32_t own = record_flags(e);
+    if (flags == own) {
+        return RONDO_OK;
+    }
+    if (flags > RECORD_ENCRYPTS) {
+        return rdi_fail(RONDO_ERR_VERSION,
+                        "rank %d wants what this version (%s) does not know (flags %#x); use one "
+                        "version of Rondo on all hosts",
+                        rank, rondo_version(), flags);
+    }
+    return rdi_fail(
+        RONDO_ERR_INVALID,
+        "rank %d on host %s has encrypt=%s, rank %d on host %s has encrypt=%s: give all "
+        "ranks the same (RONDO_ENCRYPT)",
+        e->job.rank, e->job.host, own != 0 ? "yes" : "no", rank, e->peers[rank].host,
+        flags != 0 ? "yes" : "no");
+}
 
 size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void *buf) {
     char *p = buf;
-    uint32_t word[2] = {RECORD_MAGIC, (uint32_t)e->peers[e->job.rank].pid};
-    memcpy(p, word, 8);
-    memcpy(p + 8, e->job.host_id, 16);
-    memcpy(p + 24, e->job.host, RDI_HOST_MAX);
-    p += 24 + RDI_HOST_MAX;
+    uint32_t word[3] = {RECORD_MAGIC, (uint32_t)e->peers[e->job.rank].pid, record_flags(e)};
+    memcpy(p, word, 12);
+    memcpy(p + 12, e->job.host_id, 16);
+    memcpy(p + 28, e->job.host, RDI_HOST_MAX);
+    p += RECORD_FIXED;
     memcpy(p, plan, sizeof *plan);
     p += sizeof *plan;
     uint32_t nets = 0;
@@ -242,9 +268,9 @@ size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void
 rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *record, size_t len,
                                  struct rdi_plan *plan) {
     const char *p = record, *end = p + len;
-    const size_t head = 24 + RDI_HOST_MAX + sizeof(struct rdi_plan) + 4;
-    uint32_t word[2], nets;
-    if (len < head || (memcpy(word, p, 8), word[0]) != RECORD_MAGIC) {
+    const size_t head = RECORD_FIXED + sizeof(struct rdi_plan) + 4;
+    uint32_t word[3], nets;
+    if (len < head || (memcpy(word, p, 12), word[0]) != RECORD_MAGIC) {
         return rdi_fail(
             RONDO_ERR_VERSION,
             "rank %d sent a record that this version (%s) cannot read; use one version of Rondo "
@@ -257,10 +283,14 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
     e->hosts_known = false;
     peer->net = 255;
     peer->pid = (int)word[1];
-    memcpy(peer->host_id, p + 8, 16);
-    memcpy(peer->host, p + 24, RDI_HOST_MAX);
+    memcpy(peer->host_id, p + 12, 16);
+    memcpy(peer->host, p + 28, RDI_HOST_MAX);
     rdi_printable(peer->host, sizeof peer->host);
-    p += 24 + RDI_HOST_MAX;
+    p += RECORD_FIXED;
+    rondo_status s = check_flags(e, rank, word[2]);
+    if (s != RONDO_OK) {
+        return s;
+    }
     if (plan) {
         memcpy(plan, p, sizeof *plan);
         if (!rdi_plan_valid(plan)) {

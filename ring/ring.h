@@ -179,6 +179,9 @@ typedef struct rondo_comm_stats {
     // Connections to this rank that were dropped because they did not prove the job's key; of all of the rank's
     // communicators together. The store's are not among them.
     uint64_t strangers;
+    // Encrypted connections (option encrypt) that this rank dropped because somebody changed what was sent on them, or
+    // put something in; counted like strangers.
+    uint64_t damaged;
 } rondo_comm_stats;
 RONDO_API rondo_status rondo_comm_get_stats(const rondo_comm *comm, rondo_comm_stats *out);
 

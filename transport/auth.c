@@ -18,7 +18,8 @@
 // read; the first wrong byte ends the handshake, so garbage costs neither memory nor time.
 //
 // What it gives: both ends know the job's key, now. What it does not: bytes that follow are neither
-// encrypted nor authenticated, so somebody who can alter packets between the hosts can alter them.
+// encrypted nor authenticated, so somebody who can alter packets between the hosts can alter them,
+// unless the two seal them with the keys that come of it (rdi_hs_session_key()).
 // A peer that connects learns a MAC that it can try keys on, hence keys must be random, not words.
 // The version in a header is believed before anything is proved, because a peer of another version
 // can prove nothing.
@@ -189,6 +190,13 @@ void rdi_hs_sent(struct rdi_hs *hs, size_t n) {
     }
 }
 
+// The MACs' function under labels that no message has. T has all that was said by now, both nonces among it, so
+// there is no such key a second time, and none that both ends have if a word was changed on its way.
+void rdi_hs_session_key(const struct rdi_hs *hs, bool from_connector, uint8_t key[RDI_KEY_BYTES]) {
+    compute_mac(hs, from_connector ? 'c' : 'a', NULL, 0, key);
+}
+_Static_assert(MAC == RDI_KEY_BYTES, "a MAC is a key");
+
 // ---- Messages in --------------------------------------------------------------------------------
 
 static unsigned expected_type(const struct rdi_hs *hs) {
@@ -286,6 +294,7 @@ static void handle_message(struct rdi_hs *hs) {
         if (!check_mac(hs, 'W', message, n)) {
             return;
         }
+        extend_transcript(hs, message, n);
         keep_payload(hs, message + HEADER, n - HEADER - MAC);
         hs->step = 2;
         hs->state = RDI_HS_DONE;

@@ -83,6 +83,7 @@ enum rdi_opt {
     RDI_OPT_ZERO_COPY,        // bool, shm peers read rondo_mem_alloc() memory in place
     RDI_OPT_AUTH,             // enum key none
     RDI_OPT_KEY_FILE,         // string
+    RDI_OPT_ENCRYPT,          // bool, connections of the tcp transport
     RDI_OPT_DEVICE,           // string: device[:port] joined by '+', "" = choose
     RDI_OPT_VERBS_MODE,       // enum auto imm split send
     RDI_OPT_VERBS_QPS,        // int, queue pairs per link and rail
@@ -194,6 +195,9 @@ void rdi_hs_input(struct rdi_hs *hs, const void *bytes, size_t n, size_t *used);
 void rdi_hs_reply(struct rdi_hs *hs, const void *reply, size_t len);
 // Bytes that wait to be sent: out + out_off, out_len - out_off; call after sending n of them.
 void rdi_hs_sent(struct rdi_hs *hs, size_t n);
+// In state DONE: the key of this connection for one of its directions, equal on both ends and never used before.
+// From the job's key, so secret only where there is one. The caller wipes it.
+void rdi_hs_session_key(const struct rdi_hs *hs, bool from_connector, uint8_t key[RDI_KEY_BYTES]);
 
 // ---- Messages and links --------------------------------------------------------------------------
 
@@ -316,10 +320,13 @@ struct rdi_net {
     uint64_t bytes_sent, bytes_received, messages_sent; // payload
     // Connections dropped because they did not prove the job's key: read by any thread, see rdi_net_stranger().
     _Atomic uint64_t strangers;
-    uint64_t strangers_told, stranger_told_at;
+    // Encrypted connections dropped because what came on them was not what the peer had sealed.
+    _Atomic uint64_t damaged;
+    uint64_t strangers_told, stranger_told_at, damage_told, damage_told_at;
 };
 // Counts one more of them and says so, in a line a second at most.
 void rdi_net_stranger(struct rdi_net *net, const char *who, const char *why);
+void rdi_net_damaged(struct rdi_net *net, const char *who);
 // So many connections that have proved nothing may be open at a time: few enough to leave the program most of its
 // descriptors, whoever comes.
 unsigned rdi_strangers_max(unsigned most);

@@ -60,6 +60,10 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
                       "none: connections prove no key, so anybody who reaches a port can join"},
     [RDI_OPT_KEY_FILE] = {"key_file", "string", "", "path of a file readable by its owner only",
                           "file with the job's key; empty: other sources, see rondo(7)"},
+    [RDI_OPT_ENCRYPT] =
+        {"encrypt", "bool", "no", "yes|no",
+         "all that ranks tell each other over TCP is encrypted; RDMA, which cannot, is"
+         " not used then; the same on all ranks"},
     [RDI_OPT_DEVICE] = {"device", "string", "",
                         "names of RDMA devices, name or name:port, joined by '+'",
                         "RDMA ports to use, such as mlx5_0+mlx5_1:2; empty: all that are active"},

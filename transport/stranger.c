@@ -24,6 +24,22 @@ void rdi_net_stranger(struct rdi_net *net, const char *who, const char *why) {
     net->stranger_told_at = now;
 }
 
+void rdi_net_damaged(struct rdi_net *net, const char *who) {
+    const struct rdi_env *env = &net->params.env;
+    uint64_t now = rdi_now(env);
+    net->damaged++;
+    if (net->damage_told_at != 0 && now - net->damage_told_at < TELL_EVERY) {
+        return;
+    }
+    rdi_log(env, RONDO_LOG_WARN,
+            "%s: dropped a connection with %s: its data was changed on the way or came from "
+            "somebody else (%llu since "
+            "the last such line)",
+            net->ops->name, who, (unsigned long long)(net->damaged - net->damage_told));
+    net->damage_told = net->damaged;
+    net->damage_told_at = now;
+}
+
 unsigned rdi_strangers_max(unsigned most) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur / SHARE >= most) {

@@ -253,6 +253,7 @@ void rdi_dump_json(struct rdi_text *t, const struct rdi_dump_head *head, const s
     if (s->whole) {
         rdi_json_u64(t, "inbox", s->inbox);
         rdi_json_u64(t, "strangers", s->strangers);
+        rdi_json_u64(t, "damaged", s->damaged);
         put_failures(t, s);
     }
     rdi_json_line(t);

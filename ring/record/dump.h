@@ -25,7 +25,8 @@ void rdi_dump_json(struct rdi_text *t, const struct rdi_dump_head *head, const s
 struct rdi_metrics {
     int rank;
     const char *job;
-    uint64_t operations, bytes_received, messages, resets, wire[3], strangers, sleeps, active;
+    uint64_t operations, bytes_received, messages, resets, wire[3], strangers, damaged, sleeps,
+        active;
     uint64_t times[9][RDI_TIME_BUCKETS], seconds[9], waited[RDI_WAIT_COUNT], failures[32];
 };
 // Whatever the recorder holds, and, when `s` is whole, the communicators' counters.

@@ -28,6 +28,7 @@ void rdi_metrics_take(struct rdi_metrics *m, const struct rdi_snap *s,
     m->messages = s->past[2];
     m->resets = s->past[3];
     m->strangers = s->strangers;
+    m->damaged = s->damaged;
     memcpy(m->wire, s->past_wire, sizeof m->wire);
     for (unsigned i = 0; i < s->ncomms; i++) {
         const struct rdi_snap_comm *c = &s->comms[i];
@@ -129,6 +130,8 @@ void rdi_metrics_text(struct rdi_text *t, const struct rdi_metrics *m, size_t n)
     ONE("path_resets_total", "counter", resets, "Paths that were lost and replaced.");
     ONE("strangers_dropped_total", "counter", strangers,
         "Connections that did not prove the job's key.");
+    ONE("damaged_connections_total", "counter", damaged,
+        "Encrypted connections on which something else came than was sent.");
     ONE("sleeps_total", "counter", sleeps, "Times that a thread slept while it waited.");
 #undef ONE
     wires(t, m, n);

@@ -189,7 +189,7 @@ struct rdi_snap {
     bool whole;  // false: nobody could look into the engine; only the rings can be told
     int rank, size;
     char host[64];
-    uint64_t strangers, inbox; // inbox: operations that the engine has not taken yet
+    uint64_t strangers, damaged, inbox; // inbox: operations that the engine has not taken yet
     struct rdi_snap_peer *peers;
     unsigned ncomms;
     struct rdi_snap_comm *comms;

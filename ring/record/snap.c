@@ -218,6 +218,7 @@ rondo_status rdi_snap_take(const struct rdi_engine *e, struct rdi_snap *out) {
     memcpy(out->host, e->job.host, sizeof out->host);
     for (unsigned i = 0; i < e->nnets; i++) {
         out->strangers += atomic_load(&e->nets[i]->strangers);
+        out->damaged += atomic_load(&e->nets[i]->damaged);
     }
     for (const struct rondo_request *r = atomic_load(&e->inbox); r; r = r->next) {
         out->inbox++;

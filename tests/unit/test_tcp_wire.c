@@ -179,7 +179,7 @@ static void test_hello_out_of_bounds(void **state) {
     HELLO_REJECTED(h.max_msg = 0);
     HELLO_REJECTED(h.max_msg = 65);
     HELLO_REJECTED(h.max_msg = RDI_TCP_MSG_MAX + 64);
-    HELLO_REJECTED(h.flags = 4);
+    HELLO_REJECTED(h.flags = 8);
 }
 
 static void test_reply(void **state) {

@@ -347,6 +347,17 @@ static void handle_hello(struct rdi_tcp_path *p) {
                job->rank, job->host);
         return;
     }
+    // Nobody on the way can change it: the hello is part of what the handshake proved.
+    bool sealed = h.flags & RDI_TCP_SEALED;
+    if (sealed != n->encrypt) {
+        refuse(p, RONDO_ERR_INVALID,
+               "rank %d on host %s has encrypt=%s, rank %u on host %s has encrypt=%s: give all "
+               "ranks the "
+               "same (RONDO_ENCRYPT)",
+               job->rank, job->host, n->encrypt ? "yes" : "no", h.id.from, h.host,
+               sealed ? "yes" : "no");
+        return;
+    }
     if (h.flags & RDI_TCP_PROBE) {
         // A receiver asks for a link of ours; we are alive, but do we still have it?
         struct rdi_tcp_link *l = find_link(n, &h.id, true);

@@ -34,7 +34,7 @@ static unsigned usable_routes(const struct rdi_tcp_link *l, unsigned out[RDI_TCP
 
 static void say_hello(struct rdi_tcp_path *p, const struct rdi_tcp_link *l, unsigned flags) {
     struct rdi_tcp_net *n = p->net;
-    struct rdi_tcp_hello h = {.flags = flags,
+    struct rdi_tcp_hello h = {.flags = flags | (n->encrypt ? (unsigned)RDI_TCP_SEALED : 0u),
                               .id = l->base.id,
                               .session = l->session,
                               .epoch = l->base.epoch,
@@ -215,7 +215,7 @@ static void all_ready(struct rdi_tcp_link *l, const struct rdi_tcp_reply *r) {
     b->credit = r->released + b->slots;
     rdi_tcp_link_up(l);
     for (unsigned i = 0; i < l->npaths && b->state == RDI_LINK_UP; i++) {
-        if (l->paths[i]->rx.fill > 0) {
+        if (rdi_tcp_rx_waits(l->paths[i])) {
             rdi_tcp_rx(l->paths[i]);
         }
     }

@@ -121,8 +121,9 @@ bool rdi_tcp_hello_read(struct rdi_tcp_hello *h, const void *in, size_t len) {
     h->max_msg = (uint32_t)rdi_cursor_get(&c, 4);
     h->port = (uint16_t)rdi_cursor_get(&c, 2);
     rdi_cursor_get_text(&c, h->host, sizeof h->host);
-    return finished(&c) && h->flags <= (RDI_TCP_RESUME | RDI_TCP_PROBE) && h->paths >= 1 &&
-           h->paths <= RDI_TCP_PATHS && h->path < h->paths && sizes_are_sane(h->slots, h->max_msg);
+    return finished(&c) && h->flags <= (RDI_TCP_RESUME | RDI_TCP_PROBE | RDI_TCP_SEALED) &&
+           h->paths >= 1 && h->paths <= RDI_TCP_PATHS && h->path < h->paths &&
+           sizes_are_sane(h->slots, h->max_msg);
 }
 
 // ---- Reply ---------------------------------------------------------------------------------------

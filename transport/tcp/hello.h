@@ -45,6 +45,7 @@ unsigned rdi_tcp_routes(const struct rdi_tcp_blob *mine, const struct rdi_tcp_bl
 enum {
     RDI_TCP_RESUME = 1, // the link was UP before: not to be taken for a new one
     RDI_TCP_PROBE = 2,  // not a link: only asks whether the process lives
+    RDI_TCP_SEALED = 4, // frames are to be sealed, see seal.h
 };
 struct rdi_tcp_hello {
     unsigned flags;

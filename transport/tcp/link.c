@@ -134,8 +134,22 @@ static uint64_t first_of_path(uint64_t from, unsigned index, unsigned npaths) {
     return from + (index + npaths - from % npaths) % npaths;
 }
 
+// With option encrypt, all paths seal what they carry from here on. False: the link failed.
+static bool seal_paths(struct rdi_tcp_link *l) {
+    for (unsigned i = 0; i < l->npaths && rdi_tcp_net_of(l)->encrypt; i++) {
+        if (!rdi_tcp_sealed_begin(l->paths[i])) {
+            rdi_tcp_link_fail(l, RONDO_ERR_NOMEM, "no memory for an encrypted connection");
+            return false;
+        }
+    }
+    return true;
+}
+
 void rdi_tcp_link_up(struct rdi_tcp_link *l) {
     uint64_t from = l->base.sender ? l->base.posted : l->base.arrived;
+    if (!seal_paths(l)) {
+        return;
+    }
     for (unsigned i = 0; i < l->npaths; i++) {
         struct rdi_tcp_path *p = l->paths[i];
         p->rx.next = p->tx.next = first_of_path(from, i, l->npaths);

@@ -141,6 +141,13 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
     struct rdi_netif list[NETIFS];
     struct rdi_tcp_blob wanted = {0};
     size_t count = 0;
+    if (o->num[RDI_OPT_ENCRYPT] != 0 && params->job->key == NULL) {
+        return rdi_fail(
+            RONDO_ERR_INVALID,
+            "option encrypt=yes needs a key that others do not have, and this job has none%s: "
+            "start it with rondo-run, or give all ranks one with key_file",
+            params->job->auth ? "" : " (auth=none)");
+    }
     rondo_status s = rdi_netif_list(o, list, NETIFS, &count);
     if (s != RONDO_OK) {
         return s;
@@ -161,6 +168,7 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
     n->sockets = (unsigned)o->num[RDI_OPT_TCP_SOCKETS];
     n->connect_ms = (unsigned)o->num[RDI_OPT_CONNECT_TIMEOUT];
     n->grace_ms = (unsigned)o->num[RDI_OPT_PATH_GRACE];
+    n->encrypt = o->num[RDI_OPT_ENCRYPT] != 0;
     n->base.attr = (struct rdi_net_attr){
         .latency_ns = LATENCY_NS, .bytes_per_s = BYTES_PER_S, .chunk = n->max_msg, .lands = true};
     memcpy(n->self.host_id, params->job->host_id, sizeof n->self.host_id);

@@ -63,6 +63,7 @@ void rdi_tcp_path_close(struct rdi_tcp_path *p) {
     epoll_ctl(n->epfd, EPOLL_CTL_DEL, p->fd, NULL);
     shutdown(p->fd, SHUT_RDWR);
     close(p->fd);
+    rdi_tcp_sealed_end(p);
     p->fd = -1;
     p->stage = RDI_TCP_CLOSED;
     p->next = n->dead_paths;
@@ -76,6 +77,7 @@ void rdi_tcp_reap(struct rdi_tcp_net *n) {
     while (n->dead_paths != NULL) {
         struct rdi_tcp_path *p = n->dead_paths;
         n->dead_paths = p->next;
+        free(p->sealed);
         free(p);
     }
     while (n->dead_links != NULL) {
@@ -221,10 +223,26 @@ enum rdi_tcp_shaken rdi_tcp_shake(struct rdi_tcp_path *p, int *err) {
 
 // ---- The orderly end -----------------------------------------------------------------------------
 
-int rdi_tcp_linger_event(struct rdi_tcp_path *p) {
+static uint32_t last_words(const struct rdi_tcp_path *p) {
+    return p->sealed != NULL ? p->sealed->out_len : p->tx.ctl_len;
+}
+
+static ssize_t say_last_words(struct rdi_tcp_path *p) {
     struct rdi_tcp_tx *t = &p->tx;
-    while (t->ctl_len > 0) {
-        ssize_t k = send(p->fd, t->ctl + t->ctl_off, t->ctl_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (p->sealed != NULL) {
+        return rdi_tcp_sealed_send(p);
+    }
+    ssize_t k = send(p->fd, t->ctl + t->ctl_off, t->ctl_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (k > 0) {
+        t->ctl_off += (uint32_t)k;
+        t->ctl_len -= (uint32_t)k;
+    }
+    return k;
+}
+
+int rdi_tcp_linger_event(struct rdi_tcp_path *p) {
+    while (last_words(p) > 0) {
+        ssize_t k = say_last_words(p);
         if (k < 0 && errno == EINTR) {
             continue;
         }
@@ -234,9 +252,7 @@ int rdi_tcp_linger_event(struct rdi_tcp_path *p) {
             }
             return 1;
         }
-        t->ctl_off += (uint32_t)k;
-        t->ctl_len -= (uint32_t)k;
-        if (t->ctl_len == 0) {
+        if (last_words(p) == 0) {
             shutdown(p->fd, SHUT_WR);
             rdi_tcp_path_watch(p, EPOLLIN);
         }
@@ -261,9 +277,12 @@ void rdi_tcp_path_linger(struct rdi_tcp_path *p) {
     p->link = NULL;
     p->stage = RDI_TCP_CLOSING;
     rdi_tcp_loose_add(p, rdi_tcp_now(p->net) + LINGER);
-    if (p->tx.ctl_len == 0) {
+    if (p->sealed != NULL) {
+        rdi_tcp_sealed_last(p);
+    }
+    if (last_words(p) == 0) {
         shutdown(p->fd, SHUT_WR);
     }
-    rdi_tcp_path_watch(p, p->tx.ctl_len > 0 ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    rdi_tcp_path_watch(p, last_words(p) > 0 ? EPOLLIN | EPOLLOUT : EPOLLIN);
     rdi_tcp_linger_event(p);
 }

@@ -186,9 +186,43 @@ static void take_buffer(struct rdi_tcp_path *p) {
     }
 }
 
+// ---- Sealed paths --------------------------------------------------------------------------------
+
+// Somebody on the way changed what was sent, or put something in. Nothing of it was believed: to the link it is a
+// connection that broke.
+static void damaged(struct rdi_tcp_path *p) {
+    char remote[RDI_TCP_NAME];
+    rdi_tcp_name(&p->remote, remote);
+    rdi_net_damaged(&p->net->base, remote);
+    rdi_tcp_link_lost(p->link, p, "what came was not what the other side had encrypted", 0);
+}
+
+// Opens all records that are whole: payload goes to where it belongs, all else into the buffer to be taken apart. No
+// end that keeps to seal.h makes one for which the buffer has no room.
+static void open_records(struct rdi_tcp_path *p) {
+    struct rdi_tcp_rx *r = &p->rx;
+    while (p->stage == RDI_TCP_OPEN) {
+        size_t n = 0;
+        enum rdi_seal_found found = rdi_tcp_sealed_next(p, &n);
+        if (found == RDI_SEAL_PART) {
+            return;
+        }
+        bool direct = n <= r->left;
+        if (found == RDI_SEAL_BROKEN || (!direct && n > sizeof r->buf - r->fill) ||
+            !rdi_tcp_sealed_open(p, direct ? r->to : r->buf + r->fill)) {
+            damaged(p);
+        } else if (direct) {
+            pass_payload(p, (uint32_t)n);
+        } else {
+            r->fill += (uint32_t)n;
+            take_buffer(p);
+        }
+    }
+}
+
 // ---- Reading -------------------------------------------------------------------------------------
 
-// One system call. *asked is how much there was room for.
+// One system call of a path that is not sealed. *asked is how much there was room for.
 static ssize_t read_some(struct rdi_tcp_path *p, size_t *asked) {
     struct rdi_tcp_rx *r = &p->rx;
     if (r->left == 0) {
@@ -214,15 +248,36 @@ static void ended(struct rdi_tcp_path *p, int err) {
     rdi_tcp_link_lost(p->link, p, err == 0 ? "closed by the other side" : "broken", err);
 }
 
-int rdi_tcp_rx(struct rdi_tcp_path *p) {
+bool rdi_tcp_rx_waits(const struct rdi_tcp_path *p) {
+    return p->rx.fill > 0 || (p->sealed != NULL && p->sealed->in_fill > p->sealed->in_off);
+}
+
+static void take_what_came(struct rdi_tcp_path *p) {
+    if (p->sealed != NULL) {
+        open_records(p);
+    } else {
+        take_buffer(p);
+    }
+}
+
+// Of k bytes that read_some() got, the first ones are where they belong already.
+static void sort_plain(struct rdi_tcp_path *p, size_t k) {
     struct rdi_tcp_rx *r = &p->rx;
+    size_t direct = k < r->left ? k : r->left;
+    r->fill += (uint32_t)(k - direct);
+    if (direct > 0) {
+        pass_payload(p, (uint32_t)direct);
+    }
+}
+
+int rdi_tcp_rx(struct rdi_tcp_path *p) {
     size_t got = 0;
-    if (p->stage == RDI_TCP_OPEN && r->fill > 0) {
-        take_buffer(p); // came along with the handshake
+    if (p->stage == RDI_TCP_OPEN && rdi_tcp_rx_waits(p)) {
+        take_what_came(p); // along with the handshake
     }
     while (p->stage == RDI_TCP_OPEN && got < BUDGET) {
         size_t asked;
-        ssize_t k = read_some(p, &asked);
+        ssize_t k = p->sealed != NULL ? rdi_tcp_sealed_recv(p, &asked) : read_some(p, &asked);
         if (k < 0 && errno == EINTR) {
             continue;
         }
@@ -234,12 +289,10 @@ int rdi_tcp_rx(struct rdi_tcp_path *p) {
             return 1;
         }
         got += (size_t)k;
-        size_t direct = (size_t)k < r->left ? (size_t)k : r->left;
-        r->fill += (uint32_t)((size_t)k - direct);
-        if (direct > 0) {
-            pass_payload(p, (uint32_t)direct);
+        if (p->sealed == NULL) {
+            sort_plain(p, (size_t)k);
         }
-        take_buffer(p);
+        take_what_came(p);
         if ((size_t)k < asked && !p->tx.dead) {
             break;
         }

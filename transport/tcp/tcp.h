@@ -7,6 +7,7 @@
 //   connect.c accept.c         how a link's connections come to be, on either end
 //   link.c                     a link's life: up, lost, failed, closed
 //   tx.c rx.c                  frames
+//   seal.c sealed.c            encryption: records; what of them is on its way (option encrypt)
 //   net.c                      the function table, progress, sleep
 //
 // A link is a bundle of *paths* (connections). A path's life:
@@ -22,6 +23,7 @@
 
 #include "transport/tcp/frame.h"
 #include "transport/tcp/hello.h"
+#include "transport/tcp/seal.h"
 
 #include <sys/socket.h>
 
@@ -76,6 +78,21 @@ struct rdi_tcp_tx {
     uint8_t ctl[RDI_TCP_CTL];
 };
 
+// What a sealed connection has besides: `in` holds the bytes [in_off, in_fill) of records that are not opened yet,
+// `out` those of out_len bytes from out_off on that are not in the kernel yet. Behind what is out there is always room
+// for the last record, which holds all of tx.ctl.
+#define RDI_TCP_SEALED_FULL (RDI_SEAL_PREFIX + RDI_SEAL_MIX + RDI_SEAL_BIG + 2 * RDI_SEAL_MORE)
+struct rdi_tcp_sealed {
+    struct rdi_seal seal;
+    uint32_t in_off, in_fill;
+    uint32_t in_want; // bytes that the record at in_off has, or more than are there
+    bool in_big;      // the one before was big
+    uint32_t out_off, out_len;
+    uint8_t in[RDI_TCP_SEALED_FULL + RDI_TCP_STAGING];
+    uint8_t out[RDI_TCP_SEALED_FULL + RDI_TCP_CTL + RDI_SEAL_MORE];
+};
+_Static_assert(RDI_TCP_CTL <= RDI_SEAL_MIX, "tx.ctl fits into one record");
+
 struct rdi_tcp_path {
     enum rdi_tcp_source source;
     enum rdi_tcp_stage stage;
@@ -93,6 +110,7 @@ struct rdi_tcp_path {
     uint64_t deadline;                // while on the net's list
     struct rdi_tcp_path *prev, *next; // the net's list of paths without a link; the graveyard
     struct sockaddr_storage local, remote;
+    struct rdi_tcp_sealed *sealed; // OPEN and CLOSING with option encrypt; else NULL
     struct rdi_hs hs;
     struct rdi_tcp_rx rx;
     struct rdi_tcp_tx tx;
@@ -162,6 +180,7 @@ struct rdi_tcp_net {
     struct rdi_tcp_blob self; // our addresses
     struct rdi_tcp_listener listeners[RDI_TCP_ADDRS];
     bool listening; // listeners are watched
+    bool encrypt;
     uint32_t slots, max_msg, sockets;
     unsigned grace_ms, connect_ms;
     struct rdi_tcp_link *links, *dirty, *dead_links;
@@ -282,12 +301,31 @@ int rdi_tcp_tx_ack(struct rdi_tcp_link *l);
 // What a dirty link wants. `all`: before sleep, also what may be put off, and without upcalls.
 int rdi_tcp_tx_flush(struct rdi_tcp_link *l, bool all);
 
+// ---- sealed.c ------------------------------------------------------------------------------------
+
+// Its handshake is DONE: all that follows is sealed. False: no memory.
+bool rdi_tcp_sealed_begin(struct rdi_tcp_path *p);
+// Wipes the keys.
+void rdi_tcp_sealed_end(struct rdi_tcp_path *p);
+// As recv(); *asked is how much there was room for.
+ssize_t rdi_tcp_sealed_recv(struct rdi_tcp_path *p, size_t *asked);
+// The next record; *plain is how much it holds if it is WHOLE. Then sealed_open() has it once it has proved itself.
+enum rdi_seal_found rdi_tcp_sealed_next(struct rdi_tcp_path *p, size_t *plain);
+bool rdi_tcp_sealed_open(struct rdi_tcp_path *p, uint8_t *out);
+// Seals at most RDI_SEAL_BIG bytes; false: there is no room until more has gone. send() as its namesake.
+bool rdi_tcp_sealed_add(struct rdi_tcp_path *p, const void *plain, size_t n);
+ssize_t rdi_tcp_sealed_send(struct rdi_tcp_path *p);
+// Seals what is in tx.ctl, after which nothing more can be added.
+void rdi_tcp_sealed_last(struct rdi_tcp_path *p);
+
 // ---- rx.c ----------------------------------------------------------------------------------------
 
 void rdi_tcp_op_peek(struct rdi_link *link, uint64_t seq, struct rdi_msg *out);
 void rdi_tcp_op_release(struct rdi_link *link, uint64_t upto);
 // Reads what is there, up to a budget. Makes upcalls; the path may be closed afterwards.
 int rdi_tcp_rx(struct rdi_tcp_path *p);
+// Whether bytes were read that are not taken apart.
+bool rdi_tcp_rx_waits(const struct rdi_tcp_path *p);
 
 // ---- For tests -----------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@
 #define IOVS 16                 // pieces in one system call
 #define CALL_BYTES (256u << 10) // after so many no further message is begun in the same call
 #define CALLS 2                 // system calls before others get their turn
+#define SEALED_CALLS 4          // the same of a sealed path, whose calls are smaller
 #define CTL_RESERVE 128         // of tx.ctl, for ACK and BYE
 #define ACK_PATIENCE 32 // idle calls of progress() before an ACK that nobody waits for is sent
 
@@ -49,7 +50,7 @@ static bool messages_wait(const struct rdi_tcp_path *p) {
 }
 
 bool rdi_tcp_tx_pending(const struct rdi_tcp_path *p) {
-    return p->tx.ctl_len > 0 || messages_wait(p);
+    return p->tx.ctl_len > 0 || messages_wait(p) || (p->sealed != NULL && p->sealed->out_len > 0);
 }
 
 // ---- Handing over to the kernel ------------------------------------------------------------------
@@ -128,20 +129,70 @@ static void pass(struct rdi_tcp_path *p, size_t k) {
     }
 }
 
+// One system call. *bytes is how many it was given.
+static ssize_t send_some(struct rdi_tcp_path *p, size_t *bytes) {
+    struct pieces g;
+    gather(p, &g);
+    struct msghdr m = {.msg_iov = g.iov, .msg_iovlen = g.count};
+    ssize_t k = sendmsg(p->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (k > 0) {
+        pass(p, (size_t)k);
+    }
+    *bytes = g.bytes;
+    return k;
+}
+
+// The next record's bytes: whole pieces, put together in `mix`, or else one piece's own memory.
+static size_t choose_record(const struct pieces *g, uint8_t mix[RDI_SEAL_MIX], const void **at) {
+    size_t n = 0;
+    for (unsigned i = 0; i < g->count && g->iov[i].iov_len <= RDI_SEAL_MIX - n; i++) {
+        memcpy(mix + n, g->iov[i].iov_base, g->iov[i].iov_len);
+        n += g->iov[i].iov_len;
+    }
+    if (n > 0) {
+        *at = mix;
+        return n;
+    }
+    *at = g->iov[0].iov_base;
+    return g->iov[0].iov_len < RDI_SEAL_BIG ? g->iov[0].iov_len : RDI_SEAL_BIG;
+}
+
+// Seals what waits, unless the kernel still has to take what was sealed before: a message counts as sent from here.
+static void seal_some(struct rdi_tcp_path *p) {
+    uint8_t mix[RDI_SEAL_MIX];
+    if (p->sealed->out_len > 0) {
+        return;
+    }
+    while (p->tx.ctl_len > 0 || messages_wait(p)) {
+        struct pieces g;
+        const void *at;
+        gather(p, &g);
+        size_t n = choose_record(&g, mix, &at);
+        if (!rdi_tcp_sealed_add(p, at, n)) {
+            return;
+        }
+        pass(p, n);
+    }
+}
+
+static ssize_t send_sealed(struct rdi_tcp_path *p, size_t *bytes) {
+    seal_some(p);
+    *bytes = p->sealed->out_len;
+    return rdi_tcp_sealed_send(p);
+}
+
 int rdi_tcp_tx(struct rdi_tcp_path *p) {
     int moved = 0;
     if (p->stage != RDI_TCP_OPEN || p->tx.dead) {
         return 0;
     }
     p->tx.blocked = false;
-    for (int calls = 0; calls < CALLS && rdi_tcp_tx_pending(p); calls++) {
-        struct pieces g;
-        gather(p, &g);
-        struct msghdr m = {.msg_iov = g.iov, .msg_iovlen = g.count};
-        ssize_t k = sendmsg(p->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    int most = p->sealed != NULL ? SEALED_CALLS : CALLS;
+    for (int calls = 0; calls < most && rdi_tcp_tx_pending(p); calls++) {
+        size_t bytes;
+        ssize_t k = p->sealed != NULL ? send_sealed(p, &bytes) : send_some(p, &bytes);
         if (k > 0) {
             moved = 1;
-            pass(p, (size_t)k);
         } else if (errno == EINTR) {
             continue;
         } else if (errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM) {
@@ -150,7 +201,7 @@ int rdi_tcp_tx(struct rdi_tcp_path *p) {
             p->tx.error = errno;
             break;
         }
-        if (k < (ssize_t)g.bytes) {
+        if (k < (ssize_t)bytes) {
             p->tx.blocked = true;
             break;
         }
@@ -244,6 +295,7 @@ bool rdi_tcp_op_delivered(struct rdi_link *link) {
     const struct rdi_tcp_path *p = l->npaths > 0 ? l->paths[0] : NULL;
     int unacknowledged = 1;
     return p != NULL && p->stage != RDI_TCP_CONNECTING && p->fd >= 0 && p->tx.ctl_len == 0 &&
+           (p->sealed == NULL || p->sealed->out_len == 0) &&
            ioctl(p->fd, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged == 0;
 }
 

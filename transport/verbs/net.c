@@ -243,6 +243,22 @@ static void net_close(struct rdi_net *net) {
     free(n);
 }
 
+// RDMA devices send memory as it is.
+static rondo_status may_send_plain(const struct rdi_options *o) {
+    if (o->num[RDI_OPT_ENCRYPT] == 0) {
+        return RONDO_OK;
+    }
+    if (strcmp(o->str[RDI_OPT_TRANSPORT], "verbs") == 0) {
+        return rdi_fail(
+            RONDO_ERR_INVALID,
+            "options transport=verbs and encrypt=yes exclude each other, as RDMA cannot encrypt: "
+            "say "
+            "transport=auto or tcp, or encrypt=no on a network that nobody else reaches");
+    }
+    return rdi_fail(RONDO_ERR_UNSUPPORTED,
+                    "RDMA cannot encrypt, and option encrypt=yes asks for it; TCP serves instead");
+}
+
 static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net **out) {
     struct rdi_verbs_net *n = calloc(1, sizeof *n);
     if (n == NULL) {
@@ -252,7 +268,8 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
     n->base.params = *params;
     n->epfd = -1;
     take_options(n);
-    rondo_status s = open_rails(n);
+    rondo_status s = may_send_plain(params->options);
+    s = s == RONDO_OK ? open_rails(n) : s;
     if (s == RONDO_OK) {
         s = open_inner(n);
     }

@@ -228,6 +228,7 @@ uint64_t rdi_watch_next(struct rdi_watch *w) {
 uint64_t rdi_watch_news(const struct rdi_watch *w) { return atomic_load(&w->news); }
 
 uint64_t rdi_watch_strangers(const struct rdi_watch *w) { return atomic_load(&w->net->strangers); }
+uint64_t rdi_watch_damaged(const struct rdi_watch *w) { return atomic_load(&w->net->damaged); }
 
 uint64_t rdi_watch_epoch(struct rdi_watch *w) {
     pthread_mutex_lock(&w->lock);

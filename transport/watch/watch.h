@@ -89,6 +89,8 @@ rondo_status rdi_watch_state(struct rdi_watch *w, char why[RDI_ERROR_TEXT]);
 
 // Connections to the watch that were dropped because they did not prove the job's key.
 uint64_t rdi_watch_strangers(const struct rdi_watch *w);
+// Those that were dropped because somebody changed what was said on them, see rdi_net_damaged().
+uint64_t rdi_watch_damaged(const struct rdi_watch *w);
 // What keeps this rank from watching the others (descriptors, memory); "" if nothing does.
 void rdi_watch_trouble(struct rdi_watch *w, char buf[RDI_WATCH_TEXT]);
 // Whether it said good-bye.
