@@ -7,7 +7,7 @@
 //
 // PROGRAM: runs it instead, with the same system calls denied.
 //
-// A rank that is all right also says how long its longest step took and how many strangers it met.
+// A rank that is all right also says how long its longest step took and how many strangers it met and connections it found damaged.
 //
 // Exit code: 0 all right, 3 the library returned an error, 4 a wrong result, 2 a wrong command line.
 #include <rondo/rondo.h>
@@ -120,8 +120,9 @@ static int reduce(rondo_comm *comm, const struct wish *w, float *x, float *sum) 
         if (sum[0] != 0) {
             rondo_comm_stats stats = {.size = sizeof stats};
             s = rondo_comm_get_stats(comm, &stats);
-            printf("rank %d ok after %ld steps, longest %.3f s, %llu strangers\n", rank, step + 1,
-                   longest, (unsigned long long)stats.strangers);
+            printf("rank %d ok after %ld steps, longest %.3f s, %llu strangers, %llu damaged\n",
+                   rank, step + 1, longest, (unsigned long long)stats.strangers,
+                   (unsigned long long)stats.damaged);
             return s == RONDO_OK ? 0 : failed(rank, s);
         }
     }
