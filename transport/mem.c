@@ -91,7 +91,7 @@ static rondo_status check_size(size_t bytes) {
         return rdi_fail(RONDO_ERR_NOMEM,
                         "cannot allocate a block of %zu bytes: this machine has %llu bytes of "
                         "memory; ask for less",
-                        bytes, (unsigned long long)(pages * page));
+                        bytes, (unsigned long long)pages * page);
     }
     return RONDO_OK;
 }

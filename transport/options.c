@@ -167,8 +167,9 @@ static bool parse_scalar(const char *type, const char *text, size_t n, int64_t *
                                         {"KiB", 1 << 10}, {"M", 1 << 20}, {"m", 1 << 20},
                                         {"MiB", 1 << 20}, {"G", 1 << 30}, {"g", 1 << 30},
                                         {"GiB", 1 << 30}, {NULL, 0}};
-    static const struct unit times[] = {{"", 1},          {"ms", 1},          {"s", 1000},
-                                        {"m", 60 * 1000}, {"h", 3600 * 1000}, {NULL, 0}};
+    static const struct unit times[] = {
+        {"", 1},  {"ms", 1}, {"s", 1000}, {"m", INT64_C(60) * 1000}, {"h", INT64_C(3600) * 1000},
+        {NULL, 0}};
     if (strcmp(type, "size") == 0) {
         return parse_number(text, n, sizes, value);
     }

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define BLOCKS 32u
+#define BLOCKS ((size_t)32)
 #define WIPING UINT32_MAX
 
 struct page {
@@ -25,7 +25,7 @@ struct page {
 static struct page *_Atomic pages;
 
 static uint8_t *take_block(struct page *p) {
-    for (unsigned i = 0; i < BLOCKS; i++) {
+    for (size_t i = 0; i < BLOCKS; i++) {
         uint32_t none = 0;
         if (atomic_compare_exchange_strong(&p->refs[i], &none, 1)) {
             return p->blocks + i * RDI_SECRET_BYTES;

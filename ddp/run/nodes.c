@@ -81,10 +81,10 @@ int run_nodes_read_mail(const char *text, struct run_news *news) {
     int skip = 0, gone = 0;
     if (strcmp(text, "done") == 0) {
         news->kind = RUN_NEWS_DONE;
-    } else if (sscanf(text, "fail %d %n", &news->code, &skip) == 1 && news->code > 0 &&
+    } else if (sscanf(text, "fail %9d %n", &news->code, &skip) == 1 && news->code > 0 &&
                news->code <= 255) {
         snprintf(news->text, sizeof news->text, "%s", text + skip);
-    } else if (sscanf(text, "gone %d %n", &gone, &skip) == 1) {
+    } else if (sscanf(text, "gone %9d %n", &gone, &skip) == 1) {
         news->code = RUN_EXIT_ERROR;
         snprintf(news->text, sizeof news->text, "%s", text + skip);
     } else {

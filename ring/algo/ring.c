@@ -289,7 +289,7 @@ static rondo_status rs_setup(struct rondo_request *r) {
         if (!r->scratch) {
             return rdi_fail(RONDO_ERR_NOMEM,
                             "reduce_scatter: out of memory for %llu bytes of scratch",
-                            (unsigned long long)(2 * block));
+                            2ULL * block);
         }
     }
     return setup_streams(r, block, (r->bytes + block - 1) / block, n - 1);

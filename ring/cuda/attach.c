@@ -58,7 +58,7 @@ static bool same_process(const struct rondo_comm *c, const struct record *a, con
 // ---- This rank's part ----------------------------------------------------------------------------
 
 static size_t pair_bytes(const struct rdi_gpu *g) {
-    return 2 * RDI_GPU_PAIR_SLOTS * (size_t)g->piece;
+    return 2 * (size_t)RDI_GPU_PAIR_SLOTS * g->piece;
 }
 
 // Ranks of rank r's host before rank `peer`, without r itself: whose pair rings come first in r's block.

@@ -26,7 +26,7 @@ static rondo_status stage(struct rdi_gpu *g, struct rdi_gpu_edge *e) {
 
 // Pairs know two reaches: memory and staged.
 static rondo_status place(struct rdi_gpu *g, struct rdi_gpu_edge *e) {
-    uint64_t offset = (e->class - RDI_GPU_PAIRS) * RDI_GPU_PAIR_SLOTS * g->piece;
+    uint64_t offset = (uint64_t)(e->class - RDI_GPU_PAIRS) * RDI_GPU_PAIR_SLOTS * g->piece;
     bool mapped = e->out ? g->maps_us[e->peer] && !g->staged_out[e->peer]
                          : g->peer_block[e->peer] && !g->staged_in[e->peer];
     if (!mapped) {

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define VECTOR 16u // bytes that a thread moves at once
+#define VECTOR UINT64_C(16) // bytes that a thread moves at once
 
 static const char *const types[RONDO_TYPE_COUNT] = {
     "f32", "f64", "f16", "bf16", "i8", "u8", "i32", "u32", "i64", "u64", "f8e4m3", "f8e5m2"};

@@ -94,8 +94,9 @@ static rondo_status lay_lanes(struct rdi_gpu_op *op) {
         if (!l->ends) {
             return rdi_fail(RONDO_ERR_NOMEM, "out of memory for an operation's pieces");
         }
-        l->flag = (_Atomic uint32_t *)(void *)((char *)op->words->memory.host + 64 * (i + 1));
-        l->flag_device = op->words->memory.device + 64 * (i + 1);
+        l->flag =
+            (_Atomic uint32_t *)(void *)((char *)op->words->memory.host + (size_t)64 * (i + 1));
+        l->flag_device = op->words->memory.device + (size_t)64 * (i + 1);
         atomic_store_explicit(l->flag, 0, memory_order_relaxed);
         if (l->edge->reach == RDI_REACH_MEMORY) {
             struct rdi_gpu_talk *t = talk(op, l->edge->peer);

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define SETTLE_NS UINT64_C(1000000000)
-#define STACK_BYTES (256 * 1024)
+#define STACK_BYTES ((size_t)256 * 1024)
 #define TRACE_NAP_MS 20
 #define FDS_MAX 256
 #define BORROW_NS UINT64_C(100000000)

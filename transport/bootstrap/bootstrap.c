@@ -74,7 +74,7 @@ static rondo_status join(struct rdi_bootstrap *b, const struct rdi_launch *launc
         snprintf(lost, sizeof lost, "%s", rondo_last_error());
         rdi_store_close(b->own);
         b->own = NULL;
-        struct timespec pause = {.tv_nsec = 20 * MS};
+        struct timespec pause = {.tv_nsec = 20L * MS};
         nanosleep(&pause, NULL);
     }
 }

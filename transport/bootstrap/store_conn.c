@@ -23,7 +23,7 @@
 
 #define BUDGET (256u << 10) // bytes moved for one connection before the others get their turn
 #define WAIT_MAX_MS (7u * 24 * 3600 * 1000)
-#define IDLE_MS 250u // nobody who knows the key takes so long to say it
+#define IDLE_MS UINT64_C(250) // nobody who knows the key takes so long to say it
 #define TELL_EVERY (1000u * (uint64_t)RDI_MS)
 
 // ---- Lists and deadlines ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ static int bind_one(const struct sockaddr *address, socklen_t len, bool both_fam
 }
 
 static int port_of(int fd) {
-    struct sockaddr_storage a;
+    struct sockaddr_storage a = {.ss_family = AF_UNSPEC};
     socklen_t len = sizeof a;
     if (getsockname(fd, (struct sockaddr *)&a, &len) != 0) {
         return 0;

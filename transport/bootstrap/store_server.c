@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ACCEPT_PAUSE_MS 100 // after the process ran out of descriptors
+#define ACCEPT_PAUSE_MS UINT64_C(100) // after the process ran out of descriptors
 
 const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
                                                           .strangers = 1024,

@@ -5,7 +5,7 @@
 #define PAGE 4096u // of the layout, whatever the machine's page size is
 #define ROUND(n) (((size_t)(n) + PAGE - 1) / PAGE * PAGE)
 
-_Static_assert(sizeof(struct shm_slot) % (2 * SHM_LINE) == 0, "slots begin with a pair of lines");
+_Static_assert(sizeof(struct shm_slot) % (2UL * SHM_LINE) == 0, "slots begin with a pair of lines");
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && ATOMIC_LLONG_LOCK_FREE == 2, "lock-free words");
 
 size_t shm_region_bytes(uint32_t slots, uint32_t max_msg) {

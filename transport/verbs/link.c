@@ -26,7 +26,7 @@ struct rdi_verbs_link *rdi_verbs_link_new(struct rdi_verbs_net *n, const struct 
     if (l == NULL) {
         return NULL;
     }
-    l->qps = calloc(RDI_VERBS_LINK_QPS, sizeof *l->qps);
+    l->qps = calloc((size_t)RDI_VERBS_LINK_QPS, sizeof *l->qps);
     if (l->qps == NULL) {
         free(l);
         return NULL;
