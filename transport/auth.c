@@ -33,7 +33,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PROTOCOL 1
+#define PROTOCOL 2
 #define HEADER 10
 #define NONCE 32
 #define MAC 32

@@ -13,7 +13,7 @@ import time
 from harness import Programs, case, expect, expect_ok, listening_ports, patience, unix_listeners
 
 TLS = bytes.fromhex("160301020001fc0303") + bytes(range(200))   # how a TLS 1.2 ClientHello begins
-WORDS = [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", TLS, b"SSH-2.0-OpenSSH_9.2p1\r\n", b"RNDO\0\1\1\2\0\x20", b"\0" * 64]
+WORDS = [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", TLS, b"SSH-2.0-OpenSSH_9.2p1\r\n", b"RNDO\0\2\1\2\0\x20", b"\0" * 64]
 STALL = 3.0   # longest step that strangers may cause, in seconds
 
 
@@ -49,7 +49,7 @@ def visit(dial, where, rng):
 
 def drip(places, stop):
     """Slow talkers: each says one byte of a real greeting at a time."""
-    hello = b"RNDO\0\1\1\2\0\x20" + os.urandom(32)
+    hello = b"RNDO\0\2\1\2\0\x20" + os.urandom(32)
     talkers = [dial(where) for dial, where in places for _ in range(5)]
     for byte in hello[:-1]:
         if stop.wait(0.1):
@@ -162,7 +162,7 @@ def other_user(new_job):
         try:
             os.setresuid(65534, 65534, 65534)
             s = dial_unix(name)
-            s.sendall(b"RNDO\0\1\1\3\0\x20" + os.urandom(32))
+            s.sendall(b"RNDO\0\2\1\3\0\x20" + os.urandom(32))
             code = 0 if s.recv(100) == b"" else 2   # not even a challenge
         except OSError:
             code = 0                                # refused, or reset

@@ -17,7 +17,7 @@ HEADER = 10
 
 
 def message(kind_of_message, kind, body):
-    return b"RNDO" + struct.pack(">HBBH", 1, kind_of_message, kind, len(body)) + body
+    return b"RNDO" + struct.pack(">HBBH", 2, kind_of_message, kind, len(body)) + body
 
 
 def job_key(secret):

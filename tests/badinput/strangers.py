@@ -16,7 +16,7 @@ from harness import (LISTEN, Programs, case, expect, expect_error, expect_ok, li
 
 HELLO, CHALLENGE, PROOF = 1, 2, 3
 STORE, TCP, SHM = 1, 2, 3
-OURS, OTHER = 1, 7
+OURS, OTHER = 2, 7
 
 
 def message(kind_of_message, kind, body, version=OURS):

@@ -12,7 +12,7 @@ import time
 
 import hosts
 from job import Job, now, patience
-from trial import CONNECT_TIMEOUT, MEETING, STORE_GRACE, Trial, expect
+from trial import CONNECT_TIMEOUT, MEETING, Trial, expect
 
 START = 30        # seconds for the ranks to be there
 THROUGH = 30      # for the survivors to be through
@@ -171,7 +171,7 @@ class Player:
         for r in t.victims:
             self.job.signal(r, signal.SIGCONT)
             self.job.ranks[r].tell(b"s")
-        limit = (CONNECT_TIMEOUT + STORE_GRACE) / 1000 + 3 if t.phase in MEETING else END
+        limit = CONNECT_TIMEOUT / 1000 + 3 if t.phase in MEETING else END
         self.all_of(t.victims, self.job.over, limit, "notice, once awake, that the others went on")
 
     def go(self):

@@ -15,7 +15,6 @@ PEER_TIMEOUT = 3000
 PATH_GRACE = 1000
 OP_TIMEOUT = 20000
 CONNECT_TIMEOUT = 4000   # where ranks are lost while they meet
-STORE_GRACE = 10000      # a store that is busy may answer this much later, rank 0's verdict come so
 LIMITS = {"kill": 2000, "kill2": 2000, "hostkill": 2000, "stop": STOP_GRACE + 1000, "silent": 4000,
           "partition": 4000, "path": 2 * PEER_TIMEOUT + PATH_GRACE + 1000}
 

@@ -5,7 +5,7 @@ import re
 import signal
 
 from job import patience
-from trial import CONNECT_TIMEOUT, LIMITS, MEETING, OP_TIMEOUT, STORE_GRACE, expect
+from trial import CONNECT_TIMEOUT, LIMITS, MEETING, OP_TIMEOUT, expect
 
 SANITIZERS = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|fake_verbs: RULE")
 MS = 1e6
@@ -36,8 +36,7 @@ def numbers(text):
 
 def blamed(text):
     """The ranks that an error of rondo_init() says are to blame; None when it names none."""
-    for pattern in (r"waiting for ranks ([\d, -]+)", r"\brank (\d+) left while the ranks were meeting",
-                    r"(?:^|failed: )rank (\d+) \(", r"\b(?:waited|waits).* for rank (\d+)\b",
+    for pattern in (r"waiting for ranks ([\d, -]+)", r"(?:^|failed: )rank (\d+) \(", r"\b(?:waited|waits).* for rank (\d+)\b",
                     r"\(rank (\d+) or the launcher\)", r"is rank (\d+) or the launcher running", r"\brank (\d+) \(host"):
         found = re.search(pattern, text)
         if found:
@@ -65,9 +64,10 @@ def return_after(r, strike, group):
 
 def limit_of(t, e, group):
     """Milliseconds within which this call had to return."""
-    meeting = e.get("call") == "init"
-    if meeting and (t.kind in ("stop", "path") or e["status"] == "RONDO_ERR_TIMEOUT"):
-        return max(CONNECT_TIMEOUT + STORE_GRACE + 1000, LIMITS[t.kind])
+    # Who is not on the store's roll yet can only be waited for.
+    absent = e.get("call") == "init" and e["status"] == "RONDO_ERR_TIMEOUT"
+    if absent:
+        return max(CONNECT_TIMEOUT + 1000, LIMITS[t.kind])
     if t.phase == "elastic":
         return LIMITS[t.kind] + 3000   # it returns when there is a new communicator
     if t.kind == "path" and t.phase == "shrink":

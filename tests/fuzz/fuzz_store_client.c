@@ -4,8 +4,8 @@
 // (sockets.h) and a clock that passes when the client waits.
 //
 //   input[0]  bit 0: the server has another key   1: it says bytes of the input instead of a handshake
-//   input[1]  most bytes in one read, 0: no limit
-//   then      for each request a byte: bits 0-1 op, 2 silence, 3 hang-up, 4 bytes of the input, 5 changed
+//             2: the client gives a silent server up   3-7: most bytes in one read, 0: no limit
+//   then      0xff: the connection is refused; for each request a byte: op % 3, bit 6: come, 2 silence, 3 hang-up, 4 bytes of the input, 5 changed
 #include "sockets.h"
 #include "transport/bootstrap/bootstrap.h"
 #include "transport/bootstrap/store_wire.h"
@@ -73,18 +73,40 @@ int __wrap_nanosleep(const struct timespec *t, struct timespec *left) {
 // ---- The server ----------------------------------------------------------------------------------
 
 static void answer(void) {
-    uint8_t request[RDI_STORE_REQUEST_HEAD + 600], bytes[RDI_STORE_RESPONSE_HEAD + 300];
+    uint8_t all[RDI_STORE_REQUEST_HEAD + 900], bytes[RDI_STORE_RESPONSE_HEAD + 300];
+    const uint8_t *request = all;
     struct rdi_store_request r;
-    size_t n = sockets_take(peer, request, sizeof request);
+    size_t n = sockets_take(peer, all, sizeof all);
     if (n < RDI_STORE_REQUEST_HEAD || rdi_store_decode_request(request, &r) != NULL) {
         return;
+    }
+    while (r.op == RDI_STORE_LEAVE) { // which has no answer
+        size_t used = RDI_STORE_REQUEST_HEAD + r.key_len + r.value_len;
+        request += used;
+        n -= used;
+        if (n < RDI_STORE_REQUEST_HEAD || rdi_store_decode_request(request, &r) != NULL) {
+            return;
+        }
     }
     MUST(n == RDI_STORE_REQUEST_HEAD + r.key_len + r.value_len);
     uint8_t what = take_byte(&in);
     struct rdi_store_response response = {.status = what & 0x40 ? RONDO_ERR_TIMEOUT : RONDO_OK};
     response.value_len = r.op == RDI_STORE_GET && response.status == RONDO_OK ? what : 0;
+    if (r.op == RDI_STORE_GET && (what & 0xe0) == 0x80) {
+        response.status = RONDO_ERR_PEER; // somebody is lost
+    }
+    if (r.op == RDI_STORE_COME && response.status == RONDO_OK) {
+        response.value_len = RDI_STORE_HOST_BYTES;
+    }
+    for (unsigned i = 0; what >= 0xc0 && i < 3; i++) {
+        sockets_give(peer, (const uint8_t[]){RDI_STORE_PULSE}, 1);
+    }
     rdi_store_encode_response(bytes, &response);
     memset(bytes + RDI_STORE_RESPONSE_HEAD, 'v', response.value_len);
+    if (r.op == RDI_STORE_COME && response.value_len > 0) {
+        const struct rdi_store_host h = {.pid = 7, .rank_0 = what & 1, .host = "there"};
+        rdi_store_encode_host(bytes + RDI_STORE_RESPONSE_HEAD, &h);
+    }
     n = RDI_STORE_RESPONSE_HEAD + response.value_len;
     const uint8_t *from = bytes;
     if (what & 16) {
@@ -157,7 +179,15 @@ static void use(struct rdi_store *st) {
         size_t len = SIZE_MAX;
         rondo_status s;
         rdi_set_last_error("");
-        switch (op % 3) {
+        // Vigilant ones would give signs of life, from a thread.
+        switch (op & 0x40 && !(how & 4) ? 3 : op % 3) {
+        case 3:
+            s = rdi_store_come(st, &job);
+            s = s == RONDO_AGAIN ? RONDO_ERR_BOOTSTRAP : s;
+            if (op & 4) {
+                rdi_store_leave(st, "tired");
+            }
+            break;
         case 0:
             s = rdi_store_tcp_ops.set(st, "key", "value", 5, 1000);
             break;
@@ -184,7 +214,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     how = take_byte(&in);
     clock_ns = 1000 * MS;
     rdi_set_last_error("");
-    rondo_status s = rdi_store_connect("there", 29500, &job, 2000, &st);
+    rondo_status s =
+        rdi_store_connect_vigilant("there", 29500, &job, 2000, how & 4 ? 500 : 0, 3000, &st);
     if (s == RONDO_OK) {
         MUST(!(how & 3));
         use(st);

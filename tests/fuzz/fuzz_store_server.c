@@ -25,6 +25,7 @@ struct client {
     bool wild; // has said something that no client says
     struct rdi_hs hs;
     unsigned asked[64], first, last; // what its answers are to: the request's op and key
+    bool member;                     // it has asked to be put on the roll
     uint8_t got[RDI_STORE_RESPONSE_HEAD + 4096];
     size_t got_len;
 };
@@ -94,6 +95,13 @@ static void check_value(unsigned key, const uint8_t *bytes, size_t n) {
 // An answer that is whole; *used is how long it is.
 static bool check_answer(struct client *c, size_t *used) {
     struct rdi_store_response r;
+    size_t pulses = 0;
+    while (pulses < c->got_len && c->got[pulses] == RDI_STORE_PULSE) {
+        pulses++;
+    }
+    MUST(pulses == 0 || c->member);
+    memmove(c->got, c->got + pulses, c->got_len - pulses);
+    c->got_len -= pulses;
     if (c->got_len < RDI_STORE_RESPONSE_HEAD) {
         return false;
     }
@@ -108,10 +116,20 @@ static bool check_answer(struct client *c, size_t *used) {
     }
     MUST(c->first < c->last);
     unsigned asked = c->asked[c->first++ % 64], op = asked >> 8;
-    MUST(r.status == RONDO_OK || r.status == RONDO_ERR_NOMEM ||
-         (op == RDI_STORE_GET && r.status == RONDO_ERR_TIMEOUT));
-    MUST(op == RDI_STORE_GET || r.value_len == 0);
-    check_value(asked & 0xff, c->got + RDI_STORE_RESPONSE_HEAD, r.value_len);
+    bool loss = op == RDI_STORE_GET && c->member && r.status == RONDO_ERR_PEER;
+    MUST(r.status == RONDO_OK || r.status == RONDO_ERR_NOMEM || loss ||
+         (op == RDI_STORE_GET && r.status == RONDO_ERR_TIMEOUT) ||
+         (op == RDI_STORE_COME &&
+          (r.status == RONDO_ERR_BOOTSTRAP || r.status == RONDO_ERR_INVALID)));
+    MUST(op == RDI_STORE_GET || op == RDI_STORE_COME || r.value_len == 0);
+    if (loss) {
+        MUST(r.value_len > 5 && memcmp(c->got + RDI_STORE_RESPONSE_HEAD, "rank ", 5) == 0);
+    } else if (op == RDI_STORE_GET) {
+        check_value(asked & 0xff, c->got + RDI_STORE_RESPONSE_HEAD, r.value_len);
+    } else if (op == RDI_STORE_COME && r.status == RONDO_OK) {
+        struct rdi_store_host h;
+        MUST(rdi_store_decode_host(c->got + RDI_STORE_RESPONSE_HEAD, r.value_len, &h) == NULL);
+    }
     return true;
 }
 
@@ -176,6 +194,7 @@ static void turn(struct input *in) {
                 rdi_conn_expire(&server, c, clock_ns);
             }
         }
+        rdi_roll_tick(&server, clock_ns);
         rdi_conn_bury(&server);
     }
     talk();
@@ -234,6 +253,41 @@ static void ask(struct input *in) {
     c->wild = c->wild || c->last - c->first > 1;
 }
 
+// Comes, leaves, or gives a sign of life.
+static void meet(struct input *in) {
+    struct client *c = pick(take_byte(in));
+    uint8_t how = take_byte(in);
+    uint8_t bytes[RDI_STORE_REQUEST_HEAD + 1 + RDI_STORE_COME_BYTES];
+    struct rdi_store_request r = {.op = how & 1 ? RDI_STORE_LEAVE : RDI_STORE_COME, .key_len = 1};
+    struct rdi_store_come who = {.rank = how >> 4 & 3, .size = 4 << (how >> 6), .pid = 7};
+    who.grace_ms = how & 8 ? 1000 : 0;
+    who.silence_ms = 3000;
+    if (c == NULL || c->raw || c->hs.state != RDI_HS_DONE || c->last - c->first >= 64 ||
+        c->s->in_len - c->s->in_off + sizeof bytes > SOCKET_IN) {
+        return;
+    }
+    if (how & 2) {
+        static const uint8_t pulse = RDI_STORE_PULSE;
+        sockets_give(c->s, &pulse, 1);
+        wild |= !c->member;
+        c->wild |= !c->member;
+        return;
+    }
+    r.value_len = how & 1 ? how >> 4 : RDI_STORE_COME_BYTES;
+    rdi_store_encode_request(bytes, &r);
+    bytes[RDI_STORE_REQUEST_HEAD] = 'r';
+    if (how & 1) {
+        memset(bytes + RDI_STORE_REQUEST_HEAD + 1, how & 4 ? '\n' : 'w', r.value_len);
+    } else {
+        rdi_store_encode_come(bytes + RDI_STORE_REQUEST_HEAD + 1, &who);
+        c->asked[c->last++ % 64] = RDI_STORE_COME << 8;
+        c->member = true;
+    }
+    sockets_give(c->s, bytes, RDI_STORE_REQUEST_HEAD + 1 + r.value_len);
+    c->wild = c->wild || c->last - c->first > 1 || (how & 1) != 0;
+    wild |= c->wild;
+}
+
 static void give_bytes(struct input *in) {
     struct client *c = pick(take_byte(in));
     size_t n;
@@ -274,6 +328,11 @@ static void check_accounts(void) {
     }
     MUST(entries == d->entries && bytes <= d->bytes && d->bytes <= LIMIT);
     MUST(atomic_load(&server.clients_now) == server.clients.count);
+    size_t members = 0;
+    for (const struct rdi_conn *c = server.clients.first; c != NULL; c = c->next) {
+        members += c->member != NULL;
+    }
+    MUST(atomic_load(&server.members_now) == members && (server.tick_at == 0 || members > 0));
     MUST(server.strangers.count <= server.limits.strangers && server.graveyard.first == NULL);
     for (const struct rdi_conn *c = server.clients.first; c != NULL; c = c->next) {
         // Who is idle may be so; everybody else has a time.
@@ -306,6 +365,7 @@ static void end(void) {
         rdi_conn_drop(&server, server.clients.first);
     }
     rdi_conn_bury(&server);
+    rdi_roll_close(&server);
     rdi_data_free(&server.data);
     close(server.epoll);
     pthread_mutex_destroy(&server.lock);
@@ -313,8 +373,8 @@ static void end(void) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static void (*const steps[])(struct input *) = {turn,  knock,      ask, turn,
-                                                    limit, give_bytes, ask, end_client};
+    static void (*const steps[])(struct input *) = {turn,  knock,      ask,  turn,
+                                                    limit, give_bytes, meet, end_client};
     struct input in = {data, size};
     begin();
     for (int i = 0; i < STEPS && in.left > 0; i++) {

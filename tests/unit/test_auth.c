@@ -247,7 +247,7 @@ static void test_wrong_key(void **state) {
     assert_int_equal(c.out_len, c.out_off); // no proof goes to somebody who gave none
 
     // A connector that goes on without being able to check the challenge.
-    uint8_t proof[HEADER + 32] = {'R', 'N', 'D', 'O', 0, 1, 3, RDI_HS_TCP, 0, 32};
+    uint8_t proof[HEADER + 32] = {'R', 'N', 'D', 'O', 0, 2, 3, RDI_HS_TCP, 0, 32};
     feed(&a, proof, sizeof proof);
     assert_int_equal(a.state, RDI_HS_FAILED);
     assert_int_equal(a.error, RONDO_ERR_AUTH);
@@ -307,7 +307,7 @@ static void test_reflection(void **state) {
     rdi_hs_accept(&a, RDI_HS_TCP, &job_b, &env);
     feed(&a, hello, n);
     n = take(&a, wire, sizeof wire);
-    uint8_t proof[HEADER + 32] = {'R', 'N', 'D', 'O', 0, 1, 3, RDI_HS_TCP, 0, 32};
+    uint8_t proof[HEADER + 32] = {'R', 'N', 'D', 'O', 0, 2, 3, RDI_HS_TCP, 0, 32};
     memcpy(proof + HEADER, wire + n - 32, 32);
     feed(&a, proof, sizeof proof);
     assert_int_equal(a.state, RDI_HS_FAILED);
@@ -349,19 +349,19 @@ static void test_other_version(void **state) {
     assert_int_equal(a.state, RDI_HS_FAILED);
     assert_int_equal(a.error, RONDO_ERR_VERSION);
     assert_non_null(strstr(a.why, "version 321"));
-    assert_non_null(strstr(a.why, "version 1"));
+    assert_non_null(strstr(a.why, "version 2"));
 
     // The answer says which version the acceptor speaks; here a connector of ours gets such an
     // answer.
     n = take(&a, wire, sizeof wire);
     assert_int_equal(n, HEADER);
-    assert_int_equal(wire[4] << 8 | wire[5], 1);
+    assert_int_equal(wire[4] << 8 | wire[5], 2);
     wire[4] = 0x02, wire[5] = 0x00;
     feed(&c, wire, n);
     assert_int_equal(c.state, RDI_HS_FAILED);
     assert_int_equal(c.error, RONDO_ERR_VERSION);
     assert_non_null(strstr(c.why, "version 512"));
-    assert_non_null(strstr(c.why, "version 1"));
+    assert_non_null(strstr(c.why, "version 2"));
     assert_non_null(strstr(c.why, "install"));
 }
 
@@ -381,7 +381,7 @@ static void test_garbage(void **state) {
     // Lengths out of bounds are refused with the header, before a byte of the body.
     const uint8_t lengths[][2] = {{0, 0}, {0, 31}, {2, 33}, {0xff, 0xff}};
     for (size_t i = 0; i < 4; i++) {
-        uint8_t head[HEADER] = {'R', 'N', 'D', 'O', 0, 1, 1, RDI_HS_STORE};
+        uint8_t head[HEADER] = {'R', 'N', 'D', 'O', 0, 2, 1, RDI_HS_STORE};
         memcpy(head + 8, lengths[i], 2);
         rdi_hs_accept(&a, RDI_HS_STORE, &job_b, &env);
         feed(&a, head, sizeof head);
@@ -391,7 +391,7 @@ static void test_garbage(void **state) {
     for (int round = 0; round < 2000; round++) {
         uint8_t noise[300];
         fake_random(NULL, noise, sizeof noise);
-        memcpy(noise, "RNDO\0\1", round % 3 == 0 ? 0 : 6);
+        memcpy(noise, "RNDO\0\2", round % 3 == 0 ? 0 : 6);
         rdi_hs_accept(&a, RDI_HS_STORE, &job_b, &env);
         feed(&a, noise, sizeof noise);
         assert_int_not_equal(a.state, RDI_HS_DONE);

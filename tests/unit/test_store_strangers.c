@@ -55,7 +55,7 @@ static void test_another_version(void **state) {
     }
     ssize_t n = recv(fd, answer, sizeof answer, MSG_WAITALL);
     assert_int_equal(n, 10);
-    assert_memory_equal(answer, "RNDO\0\1", 6);
+    assert_memory_equal(answer, "RNDO\0\2", 6);
     close(fd);
     await_strangers(1);
     char last[320];
@@ -102,7 +102,7 @@ static void test_silent_strangers(void **state) {
     (void)state;
     struct rdi_store *s = connect_client();
     int silent = raw(), half = raw();
-    assert_int_equal(send(half, "RNDO\0\1\1", 7, MSG_NOSIGNAL), 7);
+    assert_int_equal(send(half, "RNDO\0\2\1", 7, MSG_NOSIGNAL), 7);
     uint64_t before = now_ms();
     assert_true(hangs_up(silent)); // after handshake_ms
     assert_true(hangs_up(half));

@@ -11,7 +11,6 @@
 #include <time.h>
 
 #define MS 1000000u
-#define SILENCE_S 3    // of a host, while ranks meet
 #define LINGER_MS 3000 // rank 0's patience with ranks that still read
 
 // ---- The store ----------------------------------------------------------------------------------
@@ -23,7 +22,8 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
     if (b->rank == 0 && !launch->launcher_store) {
         if (b->server == NULL) {
             struct rdi_store_limits limits = rdi_store_default_limits;
-            limits.silence_s = SILENCE_S;
+            limits.silence_ms = (int)b->silence_ms;
+            limits.one_meeting = true;
             rondo_status s = rdi_store_server_start_limited(launch->loopback ? host : NULL,
                                                             launch->port, job, &limits, &b->server);
             if (s != RONDO_OK) {
@@ -35,7 +35,9 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
     }
     uint64_t now = rdi_now(&b->env);
     int left = deadline > now ? (int)((deadline - now + MS - 1) / MS) : 0;
-    rondo_status s = rdi_store_connect(host, launch->port, job, left, &b->own);
+    // Whoever serves the store itself needs no sign of life from it.
+    rondo_status s = rdi_store_connect_vigilant(
+        host, launch->port, job, left, b->server != NULL ? 0 : b->grace_ms, b->silence_ms, &b->own);
     int starved = b->server != NULL ? rdi_store_server_starved(b->server) : 0;
     if (s == RONDO_ERR_TIMEOUT && starved != 0) {
         s = rdi_fail_errno(RONDO_ERR_SYSTEM, starved,
@@ -44,39 +46,47 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
     } else if (s == RONDO_ERR_AUTH) {
         s = rdi_fail(s, "%s (this rank's key: %s)", rondo_last_error(), key_source);
     }
-    if (s == RONDO_OK) {
-        rdi_store_vigilant(b->own, SILENCE_S);
-    }
     b->store = b->own;
     return s;
 }
 
-// Connects and agrees on a session. The port may still be that of a job just ending, whose ranks
-// these were: its store takes the hello and then goes, and the new one comes.
-static rondo_status join(struct rdi_bootstrap *b, const struct rdi_launch *launch,
-                         const struct rdi_job *job, const char *key_source, bool with_secret) {
-    uint64_t deadline = rdi_now(&b->env) + (uint64_t)b->timeout_ms * MS;
-    char lost[RDI_ERROR_TEXT] = "";
+// Connects and gets on the roll. The port may still be that of a job just ending, whose ranks these were: its store
+// says so, or just goes, and the new one comes.
+static rondo_status come(struct rdi_bootstrap *b, const struct rdi_launch *launch,
+                         const struct rdi_job *job, const char *key_source, uint64_t deadline) {
+    char before[RDI_ERROR_TEXT] = "";
     for (;;) {
-        rondo_status s = RONDO_OK;
-        if (!b->callers) {
-            s = connect_store(b, launch, job, key_source, deadline);
+        rondo_status s = connect_store(b, launch, job, key_source, deadline);
+        if (s != RONDO_OK) {
+            return s == RONDO_ERR_TIMEOUT && before[0] != '\0'
+                       ? rdi_fail(s, "%s; before that, %s", rondo_last_error(), before)
+                       : s;
         }
-        if (s == RONDO_ERR_TIMEOUT && lost[0] != '\0') {
-            return rdi_fail(RONDO_ERR_PEER, "%s, and nobody serves it any more", lost);
-        }
-        if (s == RONDO_OK) {
-            s = rdi_join(b, with_secret, deadline);
-        }
-        if (s != RONDO_ERR_PEER || b->callers || b->rank == 0 || rdi_now(&b->env) >= deadline) {
+        s = rdi_store_come(b->own, job);
+        if (s == RONDO_OK || b->server != NULL || (s != RONDO_AGAIN && s != RONDO_ERR_PEER)) {
             return s;
         }
-        snprintf(lost, sizeof lost, "%s", rondo_last_error());
+        if (rdi_now(&b->env) >= deadline) {
+            return rdi_fail(RONDO_ERR_TIMEOUT,
+                            "rank %d waited %g s (option connect_timeout): %s. Is another process"
+                            " rank %d too?",
+                            b->rank, b->timeout_ms / 1000.0, rondo_last_error(), b->rank);
+        }
+        snprintf(before, sizeof before, "%s", rondo_last_error());
         rdi_store_close(b->own);
         b->own = NULL;
+        b->store = NULL;
         struct timespec pause = {.tv_nsec = 20L * MS};
         nanosleep(&pause, NULL);
     }
+}
+
+// Connects and agrees on a session.
+static rondo_status join(struct rdi_bootstrap *b, const struct rdi_launch *launch,
+                         const struct rdi_job *job, const char *key_source, bool with_secret) {
+    uint64_t deadline = rdi_now(&b->env) + (uint64_t)b->timeout_ms * MS;
+    rondo_status s = b->callers ? RONDO_OK : come(b, launch, job, key_source, deadline);
+    return s == RONDO_OK ? rdi_join(b, with_secret, deadline) : s;
 }
 
 // ---- The first meeting --------------------------------------------------------------------------
@@ -235,6 +245,8 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
     b->rank = found.rank;
     b->size = found.size;
     b->timeout_ms = (int)options->num[RDI_OPT_CONNECT_TIMEOUT];
+    b->grace_ms = (unsigned)options->num[RDI_OPT_STOP_GRACE];
+    b->silence_ms = (unsigned)options->num[RDI_OPT_PEER_TIMEOUT];
     rdi_log(env, RONDO_LOG_DEBUG, "rank %d of %d on %s (%s), store at %s:%d, key: %s", b->rank,
             b->size, found.host, launch.launcher, launch.host, launch.port, key_source);
     if (b->size == 1) {
@@ -289,12 +301,7 @@ static void close_within(struct rdi_bootstrap *b, int ms) {
     }
     rdi_leave(b);
     if (b->server != NULL) {
-        char text[RDI_ERROR_TEXT];
-        snprintf(text, sizeof text, "%s", rondo_last_error());
-        if (b->own != NULL && b->session[0] != '\0') {
-            rdi_await_leaving(b, rdi_now(&b->env) + (uint64_t)ms * MS);
-        }
-        rdi_set_last_error(text);
+        rdi_await_leaving(b, rdi_now(&b->env) + (uint64_t)ms * MS);
         rdi_store_server_stop(b->server);
     }
     rdi_store_close(b->own);

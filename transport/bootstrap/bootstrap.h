@@ -60,7 +60,8 @@ struct rdi_store_limits {
     int handshake_ms; // time to prove the key
     int stall_ms;     // time for a client to send, or take, the next bytes of a message
     size_t bytes;     // of all keys and values
-    int silence_s;    // time without an acknowledgement after which a client's host counts as gone
+    int silence_ms;   // time without an acknowledgement after which a client's host counts as gone
+    bool one_meeting; // rank 0 serves it, for one meeting of its job; otherwise a launcher
 };
 extern const struct rdi_store_limits rdi_store_default_limits;
 
@@ -70,10 +71,29 @@ extern const struct rdi_store_limits rdi_store_default_limits;
 rondo_status rdi_store_will(struct rdi_store *st, const char *key, const void *value, size_t len,
                             int timeout_ms);
 
-// Ends this connection's waits when the server's host has acknowledged nothing for so long.
-void rdi_store_vigilant(struct rdi_store *st, int silence_s);
-// For both ends of a connection, 3 or more seconds. A process that is stopped is no silence: its kernel answers.
-void rdi_store_silence(int fd, int silence_s);
+// For both ends of a connection. A process that is stopped is no silence: its kernel answers.
+void rdi_store_silence(int fd, int silence_ms);
+// Whether the other host has acknowledged all that was sent to it.
+bool rdi_store_acknowledged(int fd);
+
+// ---- Meeting, through a store of ours
+
+// As rdi_store_connect(), and gives up a server that is stopped for `grace_ms` (0: it may be) or whose host
+// acknowledges nothing for `silence_ms`.
+rondo_status rdi_store_connect_vigilant(const char *host, int port, const struct rdi_job *job,
+                                        int timeout_ms, unsigned grace_ms, unsigned silence_ms,
+                                        struct rdi_store **out);
+// Has this rank, job->rank, put on the roll of those who meet. From now on both ends give signs of life, and a get
+// that would wait fails with RONDO_ERR_PEER when somebody of the roll is lost or leaves: the error names the first.
+// RONDO_AGAIN: this store serves another meeting at present, of which this rank was.
+rondo_status rdi_store_come(struct rdi_store *st, const struct rdi_job *job);
+// The others are told that this rank has left, and why.
+void rdi_store_leave(struct rdi_store *st, const char *reason);
+unsigned rdi_store_beat_ms(unsigned grace_ms); // between signs of life
+// Ranks on a roll that are still here.
+size_t rdi_store_server_members(struct rdi_store_server *s);
+// Ranks that have not come yet to the meeting that began last; 0 before the first has come.
+size_t rdi_store_server_absent(struct rdi_store_server *s);
 
 // As rdi_store_server_start(), with limits.
 rondo_status rdi_store_server_start_limited(const char *addr, int port, const struct rdi_job *job,

@@ -15,8 +15,8 @@
 // A store may have served a job before, so rondo/hello/<r> can be old. Rank 0 then welcomes a nonce
 // that nobody waits for, and reads again until the record is there; every other key has something
 // random in it that is new in each start of a job. When a rank is missing, the table says which, so
-// all ranks give the same error. A rank that leaves early puts its reason at
-// rondo/<session>/left/<r>; Rondo's own store does so for one that is killed.
+// all ranks give the same error. Rondo's own store knows who has come, and tells all that wait when one of them is lost
+// or leaves (store_roll.c). In a caller's store a rank that leaves early puts its reason at rondo/<session>/left/<r>.
 #include "transport/bootstrap/exchange.h"
 #include "transport/bootstrap/store_wire.h"
 
@@ -24,11 +24,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MS 1000000u
 #define GRACE_MS 5000 // rank 0's verdict may come this much after its deadline
 #define LEFT " left while the ranks were meeting"
-#define LEAVE_MS 50 // between looks for ranks that died and so did not say that they left
+#define LOG_MS 5000 // most between lines of the log
+#define LEAVE_MS 2  // between looks
+#define LATE_MS \
+    500 // for those on their way, who else would look for the store until connect_timeout
 
 // ---- The store ----------------------------------------------------------------------------------
 
@@ -44,6 +48,10 @@ int rdi_ms_until(const struct rdi_bootstrap *b, uint64_t when) {
 int rdi_sweep_ms(const struct rdi_bootstrap *b) {
     int ms = b->size < 800 ? 200 + b->size : 1000;
     return b->timeout_ms / 4 < ms ? b->timeout_ms / 4 : ms;
+}
+
+int rdi_log_ms(const struct rdi_bootstrap *b) {
+    return b->timeout_ms / 3 < LOG_MS ? b->timeout_ms / 3 : LOG_MS;
 }
 
 // The caller's functions need not set the last error; ours do.
@@ -86,52 +94,33 @@ void rdi_session_key_of(const struct rdi_bootstrap *b, char key[RDI_KEY_CAP], co
     rdi_session_key(b, key, name, leaf);
 }
 
-// Whether what others shall read when this rank has left can stay with the store until it has.
-static bool leaves_will(const struct rdi_bootstrap *b) {
-    return b->own != NULL && b->server == NULL;
-}
-
-// Should this process be killed, the others learn it from the end of its connection.
-static rondo_status prepare_to_leave(struct rdi_bootstrap *b) {
-    static const char text[] = ":its process ended without a word, or its host did";
-    char key[RDI_KEY_CAP];
-    rdi_session_key_of(b, key, "left", b->rank);
-    return leaves_will(b) ? rdi_store_will(b->own, key, text, sizeof text - 1, RDI_SET_MS)
-                          : RONDO_OK;
-}
-
 void rdi_leave(struct rdi_bootstrap *b) {
     char key[RDI_KEY_CAP], text[RDI_ERROR_TEXT];
-    if (b->ops == NULL || b->session[0] == '\0') {
-        return;
-    }
     snprintf(text, sizeof text, "%s", rondo_last_error());
-    rdi_session_key_of(b, key, "left", b->rank);
-    // A byte in front, since a value of no bytes is beyond some stores.
-    char value[RDI_ERROR_TEXT + 1];
-    snprintf(value, sizeof value, ":%s", text);
-    if (leaves_will(b)) {
-        rdi_store_will(b->own, key, value, strlen(value), RDI_SET_MS);
-    } else {
+    if (b->own != NULL) {
+        rdi_store_leave(b->own, text);
+    } else if (b->ops != NULL && b->session[0] != '\0') {
+        rdi_session_key_of(b, key, "left", b->rank);
+        // A byte in front, since a value of no bytes is beyond some stores.
+        char value[RDI_ERROR_TEXT + 1];
+        snprintf(value, sizeof value, ":%s", text);
         rdi_set_key(b, key, value, strlen(value), RDI_SET_MS);
     }
     rdi_set_last_error(text);
 }
 
-// Looks for what they say, rather than for the end of their connections: a rank may be back
-// already, for the next job on this port. Ranks that never came are not connected.
+// Those that have come, not connections: a rank may be back already, for the next job on this port.
 void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline) {
-    for (int r = 1; r < b->size; r++) {
-        rondo_status s = RONDO_ERR_TIMEOUT;
-        while (s == RONDO_ERR_TIMEOUT && rdi_now(&b->env) < deadline &&
-               rdi_store_server_clients(b->server) > 1) {
-            char key[RDI_KEY_CAP];
-            void *value;
-            size_t len;
-            rdi_session_key_of(b, key, "left", r);
-            s = rdi_get_key(b, key, LEAVE_MS, &value, &len);
-            free(value);
+    const struct timespec pause = {.tv_nsec = (long)LEAVE_MS * MS};
+    uint64_t late = rdi_after_ms(b, LATE_MS);
+    for (;;) {
+        uint64_t now = rdi_now(&b->env);
+        bool here = rdi_store_server_members(b->server) > 0;
+        bool comes = now < late && rdi_store_server_absent(b->server) > 0;
+        if (now >= deadline || !(here || comes)) {
+            return;
         }
+        nanosleep(&pause, NULL);
     }
 }
 
@@ -139,6 +128,9 @@ rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank) {
     char key[RDI_KEY_CAP];
     void *value;
     size_t len;
+    if (!b->callers) {
+        return RONDO_OK; // the store tells by itself
+    }
     rdi_session_key_of(b, key, "left", rank);
     rondo_status s = rdi_get_key(b, key, 0, &value, &len);
     if (s == RONDO_ERR_TIMEOUT) {
@@ -165,7 +157,7 @@ rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank) {
 // Waits for a key of rank 0's. RONDO_ERR_TIMEOUT has no text.
 static rondo_status await(struct rdi_bootstrap *b, const char *key, const char *what,
                           uint64_t deadline, void **value, size_t *len) {
-    uint64_t log_at = rdi_after_ms(b, RDI_LOG_MS);
+    uint64_t log_at = rdi_after_ms(b, rdi_log_ms(b));
     for (;;) {
         int left = rdi_ms_until(b, deadline), sweep = rdi_sweep_ms(b);
         rondo_status s = rdi_get_key(b, key, left < sweep ? left : sweep, value, len);
@@ -181,7 +173,7 @@ static rondo_status await(struct rdi_bootstrap *b, const char *key, const char *
         if (rdi_ms_until(b, log_at) == 0) {
             rdi_log(&b->env, RONDO_LOG_INFO, "rank %d of %d waits at %s for rank 0 to %s", b->rank,
                     b->size, b->where, what);
-            log_at = rdi_after_ms(b, RDI_LOG_MS);
+            log_at = rdi_after_ms(b, rdi_log_ms(b));
         }
     }
 }
@@ -256,7 +248,7 @@ rondo_status rdi_join(struct rdi_bootstrap *b, bool with_secret, uint64_t deadli
         b->env.random(b->env.self, b->welcome, want);
         b->welcome_len = want;
         sodium_bin2hex(b->session, sizeof b->session, b->welcome, RDI_SESSION_BYTES);
-        return prepare_to_leave(b);
+        return RONDO_OK;
     }
     uint8_t nonce[RDI_NONCE_BYTES];
     char key[RDI_KEY_CAP];
@@ -288,7 +280,6 @@ rondo_status rdi_join(struct rdi_bootstrap *b, bool with_secret, uint64_t deadli
     } else if (s == RONDO_OK) {
         memcpy(b->welcome, value, len);
         sodium_bin2hex(b->session, sizeof b->session, b->welcome, RDI_SESSION_BYTES);
-        s = prepare_to_leave(b);
     }
     if (value != NULL) {
         sodium_memzero(value, len);

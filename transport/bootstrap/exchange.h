@@ -13,6 +13,8 @@ struct rdi_bootstrap {
     struct rdi_env env;
     int rank, size;
     int timeout_ms;             // option connect_timeout
+    unsigned grace_ms;          // option stop_grace
+    unsigned silence_ms;        // option peer_timeout
     const rondo_store_ops *ops; // NULL: a job of one rank
     void *store;
     bool callers;                    // it is the caller's own
@@ -28,8 +30,7 @@ struct rdi_bootstrap {
 
 // Agrees on a session, which tells this start of the job from those before it on the same store:
 // rank 0 makes one, the others wait for it. With `with_secret` a secret comes along, in the last
-// bytes of b->welcome. RONDO_ERR_PEER on a rank other than 0: this was the store of a job that has
-// just ended; connect again.
+// bytes of b->welcome.
 rondo_status rdi_join(struct rdi_bootstrap *b, bool with_secret, uint64_t deadline);
 
 // Looks at a record, on rank 0, before the others get it. A failure reaches all ranks.
@@ -49,7 +50,8 @@ rondo_status rdi_exchange(struct rdi_bootstrap *b, const struct rdi_exchange *x,
 // in vain. Keeps the last error.
 void rdi_leave(struct rdi_bootstrap *b);
 
-// Where this rank serves the store: waits until the others have left, at most until `deadline`.
+// Where this rank serves the store: waits until the others have left, and a moment for those that have not come yet, at
+// most until `deadline`.
 void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline);
 
 // ---- Between exchange.c and gather.c ------------------------------------------------------------
@@ -57,10 +59,11 @@ void rdi_await_leaving(struct rdi_bootstrap *b, uint64_t deadline);
 #define RDI_KEY_CAP 256 // a key and its NUL
 #define RDI_NONCE_BYTES 16
 #define RDI_SET_MS 5000 // least patience with a set
-#define RDI_LOG_MS 5000 // between lines that say who is missing
 
 // Time between looks at everything that may have happened meanwhile, which cost a request a rank.
 int rdi_sweep_ms(const struct rdi_bootstrap *b);
+// Between lines that say who is missing.
+int rdi_log_ms(const struct rdi_bootstrap *b);
 uint64_t rdi_after_ms(const struct rdi_bootstrap *b, int ms);
 int rdi_ms_until(const struct rdi_bootstrap *b, uint64_t when);
 
@@ -74,7 +77,7 @@ void rdi_session_key(const struct rdi_bootstrap *b, char key[RDI_KEY_CAP], const
                      const char *leaf);
 void rdi_session_key_of(const struct rdi_bootstrap *b, char key[RDI_KEY_CAP], const char *name,
                         int rank);
-// Whether a rank has left; the error then has its reason.
+// Whether a rank has left, where the caller's store is to tell; the error then has its reason.
 rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank);
 
 // Rank 0's part of an exchange.

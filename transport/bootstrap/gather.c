@@ -76,7 +76,7 @@ static void log_missing(struct gathering *g) {
     describe_strangers(g->b, strangers, sizeof strangers);
     rdi_log(&g->b->env, RONDO_LOG_INFO, "waiting for ranks %s at %s.%s", missing, g->b->where,
             strangers);
-    g->log_at = rdi_after_ms(g->b, RDI_LOG_MS);
+    g->log_at = rdi_after_ms(g->b, rdi_log_ms(g->b));
 }
 
 static rondo_status fail_missing(struct gathering *g) {
@@ -247,7 +247,7 @@ rondo_status rdi_lead(struct rdi_bootstrap *b, const struct rdi_exchange *x, con
     size_t n = (size_t)b->size;
     struct gathering g = {.b = b, .x = x, .all = all, .lens = lens, .missing = b->size};
     g.deadline = rdi_after_ms(b, b->timeout_ms);
-    g.log_at = rdi_after_ms(b, RDI_LOG_MS);
+    g.log_at = rdi_after_ms(b, rdi_log_ms(b));
     g.here = calloc(n, sizeof *g.here);
     g.nonces = calloc(n, sizeof *g.nonces);
     void *copy = malloc(len > 0 ? len : 1);

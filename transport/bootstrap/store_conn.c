@@ -21,8 +21,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BUDGET (256u << 10) // bytes moved for one connection before the others get their turn
-#define WAIT_MAX_MS (7u * 24 * 3600 * 1000)
+#define BUDGET (256u << 10)   // bytes moved for one connection before the others get their turn
 #define IDLE_MS UINT64_C(250) // nobody who knows the key takes so long to say it
 #define TELL_EVERY (1000u * (uint64_t)RDI_MS)
 
@@ -42,7 +41,7 @@ static void list_remove(struct rdi_conn_list *l, struct rdi_conn *c) {
     l->count--;
 }
 
-static void set_deadline(struct rdi_store_server *s, struct rdi_conn *c, uint64_t ms) {
+void rdi_conn_deadline(struct rdi_store_server *s, struct rdi_conn *c, uint64_t ms) {
     c->deadline = rdi_now(&s->env) + ms * RDI_MS;
     if (c->deadline < s->check_at) {
         s->check_at = c->deadline;
@@ -126,6 +125,10 @@ static ssize_t receive(struct rdi_conn *c, void *buf, size_t n) {
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
         return 0;
     }
+    c->broke = got < 0 ? errno : 0;
+    if (got > 0) {
+        rdi_roll_heard(c);
+    }
     return got > 0 ? got : -1;
 }
 
@@ -137,6 +140,11 @@ static ssize_t send_some(struct rdi_conn *c, const void *buf, size_t n) {
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
         return 0;
     }
+    if (sent < 0) {
+        c->broke = errno;
+    } else if (sent > 0) {
+        rdi_roll_heard(c); // it has made room
+    }
     return sent;
 }
 
@@ -146,6 +154,13 @@ static void await_request(struct rdi_conn *c) {
     c->state = CONN_HEAD;
     c->got = 0;
     c->deadline = 0; // a client may be idle as long as it likes
+}
+
+void rdi_conn_next(struct rdi_store_server *s, struct rdi_conn *c) {
+    rdi_value_unref(c->value);
+    c->value = NULL;
+    await_request(c);
+    watch(s, c, EPOLLIN);
 }
 
 static void send_reply(struct rdi_store_server *s, struct rdi_conn *c) {
@@ -165,21 +180,17 @@ static void send_reply(struct rdi_store_server *s, struct rdi_conn *c) {
         }
         c->sent += (size_t)n;
         moved += (size_t)n;
-        set_deadline(s, c, (uint64_t)s->limits.stall_ms);
+        rdi_conn_deadline(s, c, (uint64_t)s->limits.stall_ms);
     }
     if (c->sent < sizeof c->reply + value_len) {
         watch(s, c, EPOLLOUT);
         return;
     }
-    rdi_value_unref(c->value);
-    c->value = NULL;
-    await_request(c);
-    watch(s, c, EPOLLIN);
+    rdi_conn_next(s, c);
 }
 
-// `value` may be NULL and is shared.
-static void begin_reply(struct rdi_store_server *s, struct rdi_conn *c, rondo_status status,
-                        struct rdi_value *value) {
+void rdi_conn_reply(struct rdi_store_server *s, struct rdi_conn *c, rondo_status status,
+                    struct rdi_value *value) {
     struct rdi_store_response r = {.status = status, .value_len = value != NULL ? value->len : 0};
     rdi_store_encode_response(c->reply, &r);
     rdi_value_unref(c->value);
@@ -189,101 +200,32 @@ static void begin_reply(struct rdi_store_server *s, struct rdi_conn *c, rondo_st
     }
     c->sent = 0;
     c->state = CONN_REPLY;
-    set_deadline(s, c, (uint64_t)s->limits.stall_ms);
+    rdi_conn_deadline(s, c, (uint64_t)s->limits.stall_ms);
     send_reply(s, c);
 }
 
+void rdi_conn_stop_waiting(struct rdi_store_server *s, struct rdi_conn *c, struct rdi_value *why) {
+    if (c->state == CONN_WAIT) {
+        rdi_data_unwait(&c->waiter);
+        rdi_conn_reply(s, c, RONDO_ERR_PEER, why);
+    }
+}
+
+void rdi_conn_pulse(struct rdi_store_server *s, struct rdi_conn *c) {
+    static const uint8_t pulse = RDI_STORE_PULSE;
+    ssize_t n = 0;
+    if (c->state != CONN_REPLY && c->state != CONN_DEAD) {
+        do {
+            n = send(c->fd, &pulse, 1, MSG_NOSIGNAL);
+        } while (n < 0 && errno == EINTR);
+    }
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        c->broke = errno;
+        rdi_conn_drop(s, c);
+    }
+}
+
 // ---- Requests -----------------------------------------------------------------------------------
-
-static void tell(struct rdi_store_server *s, const uint8_t *key, size_t key_len,
-                 const struct rdi_value *value) {
-    struct rdi_store_tell list[RDI_STORE_TOLD];
-    char name[RDI_STORE_KEY_MAX + 1];
-    pthread_mutex_lock(&s->lock);
-    int n = s->ntell;
-    memcpy(list, s->tell, sizeof list);
-    pthread_mutex_unlock(&s->lock);
-    memcpy(name, key, key_len);
-    name[key_len] = '\0';
-    for (int i = 0; i < n; i++) {
-        if (strncmp(name, list[i].prefix, strlen(list[i].prefix)) == 0) {
-            list[i].told(list[i].arg, name, value->bytes, value->len);
-        }
-    }
-}
-
-// Takes over *value unless there is no room for it; who waits for the key gets it.
-static rondo_status publish(struct rdi_store_server *s, const uint8_t *key, size_t key_len,
-                            struct rdi_value **value) {
-    struct rdi_entry *e = rdi_data_entry(&s->data, key, key_len);
-    if (e == NULL || !rdi_data_set(&s->data, e, *value)) {
-        return RONDO_ERR_NOMEM;
-    }
-    *value = NULL;
-    tell(s, key, key_len, e->value);
-    while (e->waiters.next != &e->waiters) {
-        struct rdi_conn *other = (struct rdi_conn *)e->waiters.next;
-        rdi_data_unwait(&other->waiter);
-        begin_reply(s, other, RONDO_OK, e->value);
-    }
-    return RONDO_OK;
-}
-
-static void handle_set(struct rdi_store_server *s, struct rdi_conn *c) {
-    begin_reply(s, c, publish(s, c->key, c->request.key_len, &c->value), NULL);
-}
-
-static void drop_will(struct rdi_conn *c) {
-    rdi_value_unref(c->will);
-    free(c->will_key);
-    c->will = NULL;
-    c->will_key = NULL;
-}
-
-static void handle_will(struct rdi_store_server *s, struct rdi_conn *c) {
-    drop_will(c);
-    if (c->value->len > 0) {
-        c->will_key = malloc(c->request.key_len);
-        if (c->will_key == NULL) {
-            begin_reply(s, c, RONDO_ERR_NOMEM, NULL);
-            return;
-        }
-        memcpy(c->will_key, c->key, c->request.key_len);
-        c->will_key_len = c->request.key_len;
-        c->will = c->value;
-        c->value = NULL;
-    }
-    begin_reply(s, c, RONDO_OK, NULL);
-}
-
-// Publishing a will may drop another connection, which is then buried too.
-void rdi_conn_bury(struct rdi_store_server *s) {
-    while (s->graveyard.first != NULL) {
-        struct rdi_conn *c = s->graveyard.first;
-        list_remove(&s->graveyard, c);
-        if (c->will != NULL && !s->closing) {
-            publish(s, c->will_key, c->will_key_len, &c->will);
-        }
-        drop_will(c);
-        free(c);
-    }
-}
-
-static void handle_get(struct rdi_store_server *s, struct rdi_conn *c) {
-    struct rdi_entry *e = rdi_data_entry(&s->data, c->key, c->request.key_len);
-    if (e == NULL) {
-        begin_reply(s, c, RONDO_ERR_NOMEM, NULL);
-    } else if (e->value != NULL) {
-        begin_reply(s, c, RONDO_OK, e->value);
-    } else if (c->request.timeout_ms == 0) {
-        begin_reply(s, c, RONDO_ERR_TIMEOUT, NULL);
-    } else {
-        uint32_t ms = c->request.timeout_ms;
-        c->state = CONN_WAIT;
-        rdi_data_wait(e, &c->waiter);
-        set_deadline(s, c, ms < WAIT_MAX_MS ? ms : WAIT_MAX_MS);
-    }
-}
 
 static bool begin_body(struct rdi_conn *c) {
     if (rdi_store_decode_request(c->head, &c->request) != NULL) {
@@ -298,6 +240,27 @@ static bool begin_body(struct rdi_conn *c) {
     c->state = CONN_BODY;
     c->got = 0;
     return true;
+}
+
+// A will that comes true may drop another connection, which is then buried too.
+void rdi_conn_bury(struct rdi_store_server *s) {
+    while (s->graveyard.first != NULL) {
+        struct rdi_conn *c = s->graveyard.first;
+        list_remove(&s->graveyard, c);
+        rdi_request_end(s, c);
+        rdi_roll_gone(s, c);
+        free(c);
+    }
+}
+
+// Takes the pulses away that stand before a message; returns what is left of n bytes.
+static size_t without_pulses(uint8_t *bytes, size_t n) {
+    size_t pulses = 0;
+    while (pulses < n && bytes[pulses] == RDI_STORE_PULSE) {
+        pulses++;
+    }
+    memmove(bytes, bytes + pulses, n - pulses);
+    return n - pulses;
 }
 
 // Receives head and body; false: the connection is to be dropped.
@@ -320,9 +283,15 @@ static bool read_request(struct rdi_store_server *s, struct rdi_conn *c) {
         if (n <= 0) {
             return n == 0;
         }
-        set_deadline(s, c, (uint64_t)s->limits.stall_ms); // what was begun has to go on
-        c->got += (size_t)n;
         moved += (size_t)n;
+        if (c->member != NULL && c->state == CONN_HEAD && c->got == 0) {
+            n = (ssize_t)without_pulses(to, (size_t)n);
+            if (n == 0) {
+                continue;
+            }
+        }
+        rdi_conn_deadline(s, c, (uint64_t)s->limits.stall_ms); // what was begun has to go on
+        c->got += (size_t)n;
         if (c->state == CONN_HEAD && c->got == sizeof c->head && !begin_body(c)) {
             return false;
         }
@@ -330,13 +299,18 @@ static bool read_request(struct rdi_store_server *s, struct rdi_conn *c) {
             if (rdi_store_check_key(c->key, c->request.key_len) != NULL) {
                 return false;
             }
-            (c->request.op == RDI_STORE_SET   ? handle_set
-             : c->request.op == RDI_STORE_GET ? handle_get
-                                              : handle_will)(s, c);
+            rdi_request_handle(s, c);
             return true;
         }
     }
     return true;
+}
+
+// One request at a time: what comes is a sign of life, a hang-up, or nonsense.
+static bool read_while_waiting(struct rdi_conn *c) {
+    uint8_t bytes[64];
+    ssize_t n = receive(c, bytes, sizeof bytes);
+    return n == 0 || (n > 0 && c->member != NULL && without_pulses(bytes, (size_t)n) == 0);
 }
 
 // ---- Handshake ----------------------------------------------------------------------------------
@@ -396,7 +370,6 @@ static bool do_handshake(struct rdi_store_server *s, struct rdi_conn *c) {
 // ---- Connections --------------------------------------------------------------------------------
 
 void rdi_conn_serve(struct rdi_store_server *s, struct rdi_conn *c) {
-    uint8_t byte;
     bool alive = true;
     switch (c->state) {
     case CONN_HANDSHAKE:
@@ -407,7 +380,7 @@ void rdi_conn_serve(struct rdi_store_server *s, struct rdi_conn *c) {
         alive = read_request(s, c);
         break;
     case CONN_WAIT:
-        alive = receive(c, &byte, 1) == 0; // one request at a time: this is a hang-up, or nonsense
+        alive = read_while_waiting(c);
         break;
     case CONN_REPLY:
         send_reply(s, c);
@@ -433,7 +406,7 @@ void rdi_conn_adopt(struct rdi_store_server *s, int fd) {
     }
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    rdi_store_silence(fd, s->limits.silence_s); // a host that vanished ends its waits
+    rdi_store_silence(fd, s->limits.silence_ms); // a host that vanished ends its waits
     if (s->strangers.count >= rdi_strangers_max((unsigned)s->limits.strangers)) {
         rdi_conn_drop(s, s->strangers.first);
     }
@@ -442,14 +415,14 @@ void rdi_conn_adopt(struct rdi_store_server *s, int fd) {
     c->hs = hs;
     rdi_hs_accept(hs, RDI_HS_STORE, &s->job, &s->env);
     list_add(&s->strangers, c);
-    set_deadline(s, c, (uint64_t)s->limits.handshake_ms);
+    rdi_conn_deadline(s, c, (uint64_t)s->limits.handshake_ms);
 }
 
 void rdi_conn_expire(struct rdi_store_server *s, struct rdi_conn *c, uint64_t now) {
     if (c->deadline != 0 && c->deadline <= now) {
         if (c->state == CONN_WAIT) {
             rdi_data_unwait(&c->waiter);
-            begin_reply(s, c, RONDO_ERR_TIMEOUT, NULL);
+            rdi_conn_reply(s, c, RONDO_ERR_TIMEOUT, NULL);
         } else {
             rdi_conn_drop(s, c);
         }

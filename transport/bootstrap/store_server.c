@@ -19,7 +19,7 @@ const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
                                                           .handshake_ms = 10000,
                                                           .stall_ms = 30000,
                                                           .bytes = (size_t)1 << 30,
-                                                          .silence_s = 60};
+                                                          .silence_ms = 60000};
 
 // ---- Accepting, and time ------------------------------------------------------------------------
 
@@ -77,10 +77,11 @@ static void check_deadlines(struct rdi_store_server *s) {
 
 static int sleep_ms(struct rdi_store_server *s) {
     uint64_t now = rdi_now(&s->env);
-    if (s->check_at == UINT64_MAX) {
+    uint64_t at = s->tick_at != 0 && s->tick_at < s->check_at ? s->tick_at : s->check_at;
+    if (at == UINT64_MAX) {
         return -1;
     }
-    uint64_t ms = s->check_at > now ? (s->check_at - now + RDI_MS - 1) / RDI_MS : 0;
+    uint64_t ms = at > now ? (at - now + RDI_MS - 1) / RDI_MS : 0;
     return ms < 60000 ? (int)ms : 60000;
 }
 
@@ -111,6 +112,9 @@ static void *run(void *arg) {
             }
         }
         check_deadlines(s);
+        if (n < 64) { // all that was said has been heard
+            rdi_roll_tick(s, rdi_now(&s->env));
+        }
         rdi_conn_bury(s);
     }
 }
@@ -152,6 +156,7 @@ static void release(struct rdi_store_server *s) {
         rdi_conn_drop(s, s->clients.first);
     }
     rdi_conn_bury(s);
+    rdi_roll_close(s);
     rdi_data_free(&s->data);
     rdi_listen_close(&s->listeners);
     if (s->stop >= 0) {
@@ -174,6 +179,10 @@ rondo_status rdi_store_server_start_limited(const char *addr, int port, const st
     }
     rdi_job_copy(&s->job, job);
     s->limits = *limits;
+    s->pid = (int)getpid();
+    if (s->job.host[0] == '\0') {
+        rdi_host_find(&s->job); // a launcher's job need not know it
+    }
     s->epoll = s->stop = -1;
     pthread_mutex_init(&s->lock, NULL);
     s->check_at = UINT64_MAX;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What the two halves of the store's server share: store_server.c is the thread, the listening
-// sockets and the clock; store_conn.c is what happens on one connection. Used by the server's one
-// thread, except where it says otherwise.
+// What the parts of the store's server share: store_server.c is the thread, the listening
+// sockets and the clock; store_conn.c is what happens on one connection, store_request.c does what a client asks
+// for, store_roll.c knows who meets here. Used by the server's one thread, except where it says otherwise.
 #ifndef RDI_BOOTSTRAP_STORE_SERVER_H
 #define RDI_BOOTSTRAP_STORE_SERVER_H
 
@@ -33,6 +33,9 @@ struct rdi_conn {
     struct rdi_value *will;  // to be set when the connection ends; NULL: none
     uint8_t *will_key;
     size_t will_key_len;
+    struct rdi_member *member; // of a meeting; NULL: of none
+    int broke;                 // errno of its end, 0 after an orderly one
+    bool mute;                 // ended because its process gave no sign of life
     uint8_t reply[RDI_STORE_RESPONSE_HEAD];
     size_t sent;
 };
@@ -54,6 +57,11 @@ struct rdi_store_server {
     uint64_t check_at;        // no deadline is earlier; UINT64_MAX: none
     uint64_t accept_again_at; // 0: accepting
     bool closing;
+    int pid;
+    struct rdi_roll *rolls; // oldest first
+    uint64_t tick_at;       // when members are looked at; 0: never
+    unsigned tick_ms;
+    _Atomic size_t members_now, absent_now;
     pthread_mutex_t lock; // for the next five
     struct rdi_store_tell {
         const char *prefix; // of keys whose values are told of
@@ -80,5 +88,33 @@ void rdi_conn_drop(struct rdi_store_server *s, struct rdi_conn *c);
 // Drops the oldest connection that has proved nothing for a while. False: there is none.
 bool rdi_conn_drop_idle(struct rdi_store_server *s);
 void rdi_conn_bury(struct rdi_store_server *s);
+// Answers the request that was read. `value` may be NULL and is shared.
+void rdi_conn_reply(struct rdi_store_server *s, struct rdi_conn *c, rondo_status status,
+                    struct rdi_value *value);
+// The request that was read needs no answer.
+void rdi_conn_next(struct rdi_store_server *s, struct rdi_conn *c);
+// Whoever waits for a key is told why it will not come.
+void rdi_conn_stop_waiting(struct rdi_store_server *s, struct rdi_conn *c, struct rdi_value *why);
+// A sign of life, unless an answer is on its way, which is one.
+void rdi_conn_pulse(struct rdi_store_server *s, struct rdi_conn *c);
+
+// From now on the connection has to go on within so many ms.
+void rdi_conn_deadline(struct rdi_store_server *s, struct rdi_conn *c, uint64_t ms);
+
+// A request has been read: does it, and begins its answer.
+void rdi_request_handle(struct rdi_store_server *s, struct rdi_conn *c);
+// The connection has ended: its will comes true.
+void rdi_request_end(struct rdi_store_server *s, struct rdi_conn *c);
+
+// A COME or LEAVE has been read: does it.
+void rdi_roll_come(struct rdi_store_server *s, struct rdi_conn *c);
+void rdi_roll_leave(struct rdi_store_server *s, struct rdi_conn *c);
+void rdi_roll_heard(struct rdi_conn *c);
+// The connection has ended.
+void rdi_roll_gone(struct rdi_store_server *s, struct rdi_conn *c);
+// Why nothing comes any more that is not there already; NULL: it may come.
+struct rdi_value *rdi_roll_loss(const struct rdi_conn *c);
+void rdi_roll_tick(struct rdi_store_server *s, uint64_t now);
+void rdi_roll_close(struct rdi_store_server *s);
 
 #endif

@@ -40,7 +40,7 @@ const char *rdi_store_decode_request(const uint8_t head[RDI_STORE_REQUEST_HEAD],
                                      struct rdi_store_request *out) {
     size_t length = get32(head), key_len = head[5];
     unsigned op = head[4];
-    if (op != RDI_STORE_SET && op != RDI_STORE_GET && op != RDI_STORE_WILL) {
+    if (op < RDI_STORE_SET || op > RDI_STORE_LEAVE) {
         return "unknown operation";
     }
     if (head[6] != 0 || head[7] != 0) {
@@ -61,6 +61,12 @@ const char *rdi_store_decode_request(const uint8_t head[RDI_STORE_REQUEST_HEAD],
     }
     if (op == RDI_STORE_WILL && value_len > RDI_STORE_WILL_MAX) {
         return "the value of a will is too long";
+    }
+    if (op == RDI_STORE_COME && value_len != RDI_STORE_COME_BYTES) {
+        return "whoever comes has to say who it is";
+    }
+    if (op == RDI_STORE_LEAVE && value_len > RDI_ERROR_TEXT) {
+        return "a reason that is too long";
     }
     *out = (struct rdi_store_request){
         .op = op, .timeout_ms = get32(head + 8), .key_len = key_len, .value_len = value_len};
@@ -86,10 +92,67 @@ const char *rdi_store_decode_response(const uint8_t head[RDI_STORE_RESPONSE_HEAD
     }
     rondo_status status = decode_status(head[4]);
     size_t value_len = length - (RDI_STORE_RESPONSE_HEAD - 4);
-    if (status != RONDO_OK && value_len != 0) {
+    if (status != RONDO_OK && value_len > (status == RONDO_ERR_PEER ? RDI_ERROR_TEXT : 0)) {
         return "a failure that carries a value";
     }
     *out = (struct rdi_store_response){.status = status, .value_len = value_len};
+    return NULL;
+}
+
+// ---- Who is who ---------------------------------------------------------------------------------
+
+static void put_host(uint8_t *out, const char *host) {
+    memset(out, 0, RDI_HOST_MAX);
+    memcpy(out, host, strnlen(host, RDI_HOST_MAX - 1));
+}
+
+static void get_host(const uint8_t *in, char *host) {
+    memcpy(host, in, RDI_HOST_MAX);
+    rdi_printable(host, RDI_HOST_MAX);
+}
+
+void rdi_store_encode_come(uint8_t out[RDI_STORE_COME_BYTES], const struct rdi_store_come *c) {
+    put32(out, (uint32_t)c->rank);
+    put32(out + 4, (uint32_t)c->size);
+    put32(out + 8, (uint32_t)c->pid);
+    put32(out + 12, c->grace_ms);
+    put32(out + 16, c->silence_ms);
+    put_host(out + 20, c->host);
+}
+
+const char *rdi_store_decode_come(const uint8_t in[RDI_STORE_COME_BYTES],
+                                  struct rdi_store_come *out) {
+    uint32_t rank = get32(in), size = get32(in + 4), pid = get32(in + 8);
+    uint32_t grace = get32(in + 12), silence = get32(in + 16);
+    if (size > RDI_STORE_RANKS || rank >= size || pid > INT32_MAX) {
+        return "no rank of a job";
+    }
+    if (grace > RDI_STORE_GRACE_MAX || silence == 0 || silence > RDI_STORE_GRACE_MAX) {
+        return "no time to wait for a sign of life";
+    }
+    *out = (struct rdi_store_come){.rank = (int)rank,
+                                   .size = (int)size,
+                                   .pid = (int)pid,
+                                   .grace_ms = grace,
+                                   .silence_ms = silence};
+    get_host(in + 20, out->host);
+    return NULL;
+}
+
+void rdi_store_encode_host(uint8_t out[RDI_STORE_HOST_BYTES], const struct rdi_store_host *h) {
+    memset(out, 0, 8);
+    put32(out, (uint32_t)h->pid);
+    out[4] = h->rank_0;
+    put_host(out + 8, h->host);
+}
+
+const char *rdi_store_decode_host(const uint8_t *in, size_t len, struct rdi_store_host *out) {
+    if (len != RDI_STORE_HOST_BYTES || get32(in) > INT32_MAX || in[4] > 1 || in[5] != 0 ||
+        in[6] != 0 || in[7] != 0) {
+        return "it does not say who serves it";
+    }
+    *out = (struct rdi_store_host){.pid = (int)get32(in), .rank_0 = in[4] == 1};
+    get_host(in + 8, out->host);
     return NULL;
 }
 

@@ -4,7 +4,10 @@
 //
 //   request    length:4  op:1  key_len:1  zero:2  timeout_ms:4  key  value  length: all after itself
 //   response   length:4  status:1  zero:3  value                            status: minus rondo_status
+//   pulse      255                                                          a sign of life, either way
 //
+// A failure has a value only if somebody is lost (RONDO_ERR_PEER): its words. Pulses pass between messages, on
+// connections of members.
 // Numbers are in network byte order. They travel on a connection that has passed the handshake, one
 // request at a time; they are checked all the same.
 #ifndef RDI_BOOTSTRAP_STORE_WIRE_H
@@ -19,8 +22,18 @@
 
 // WILL is a SET that the server performs when this connection ends, for whatever reason; a later
 // one of the same connection replaces it, an empty value takes it back.
-enum { RDI_STORE_SET = 1, RDI_STORE_GET = 2, RDI_STORE_WILL = 3 };
+// COME puts the client on the roll of those who meet (its value is a struct rdi_store_come, the answer's one a
+// struct rdi_store_host; the key says nothing). LEAVE takes it off, gives a reason, and has no answer, as the server
+// may be the reason.
+enum {
+    RDI_STORE_SET = 1,
+    RDI_STORE_GET = 2,
+    RDI_STORE_WILL = 3,
+    RDI_STORE_COME = 4,
+    RDI_STORE_LEAVE = 5
+};
 #define RDI_STORE_WILL_MAX 4096
+#define RDI_STORE_PULSE 255 // no message begins with it, as none is so long
 
 struct rdi_store_request {
     unsigned op;
@@ -40,6 +53,30 @@ void rdi_store_encode_response(uint8_t head[RDI_STORE_RESPONSE_HEAD],
                                const struct rdi_store_response *r);
 const char *rdi_store_decode_response(const uint8_t head[RDI_STORE_RESPONSE_HEAD],
                                       struct rdi_store_response *out);
+
+// Who comes: rank:4  size:4  pid:4  grace_ms:4  silence_ms:4  host
+struct rdi_store_come {
+    int rank, size, pid;
+    unsigned grace_ms;   // option stop_grace; 0: it gives no signs of life, and expects none
+    unsigned silence_ms; // option peer_timeout
+    char host[RDI_HOST_MAX];
+};
+#define RDI_STORE_COME_BYTES (20 + RDI_HOST_MAX)
+#define RDI_STORE_RANKS (1 << 20)
+#define RDI_STORE_GRACE_MAX (24u * 3600 * 1000) // ms
+void rdi_store_encode_come(uint8_t out[RDI_STORE_COME_BYTES], const struct rdi_store_come *c);
+const char *rdi_store_decode_come(const uint8_t in[RDI_STORE_COME_BYTES],
+                                  struct rdi_store_come *out);
+
+// Who serves the store: pid:4  rank_0:1  zero:3  host
+struct rdi_store_host {
+    int pid;
+    bool rank_0; // otherwise a launcher
+    char host[RDI_HOST_MAX];
+};
+#define RDI_STORE_HOST_BYTES (8 + RDI_HOST_MAX)
+void rdi_store_encode_host(uint8_t out[RDI_STORE_HOST_BYTES], const struct rdi_store_host *h);
+const char *rdi_store_decode_host(const uint8_t *in, size_t len, struct rdi_store_host *out);
 
 // A key is 1..255 bytes without NUL.
 const char *rdi_store_check_key(const void *key, size_t len);
