@@ -2,13 +2,9 @@
 // rondo-top: see rondo-top(1).
 #include "ring/top/top.h"
 
-#include "ring/ring.h"
-
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -18,113 +14,6 @@
 
 #define RATE_NS 300000000L // between two looks for a rate when there is only one screen
 #define FILE_MAX ((long)1 << 30)
-
-struct options {
-    bool json, once, list;
-    double delay;
-    const char *dump, *merge, *what;
-    char **files;
-    size_t nfiles;
-};
-
-static const char help[] =
-    "usage: rondo-top [OPTION...] [JOB|PID]       what the ranks of a job on this host do\n"
-    "       rondo-top [OPTION...] DUMP...         what ranks did; files or folders\n"
-    "       rondo-top --merge OUT TRACE...        traces of ranks into one\n\n"
-    "  -1, --once          one screen; also when the output is no terminal\n"
-    "  -d, --delay SECONDS between two screens (default 1)\n"
-    "      --json          the same for programs\n"
-    "      --dump DIR      write the whole state of each rank of the job on this host to DIR\n"
-    "      --list          the jobs on this host; also without an argument, if there are several\n"
-    "      --merge OUT     write the traces to OUT (- is standard output), for ui.perfetto.dev\n"
-    "  -h, --help          this text\n"
-    "      --version       the version\n\n"
-    "PID is that of a rank, or of a process above it such as rondo-run. See rondo-top(1).\n";
-
-static int fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static int fail(int code, const char *fmt, ...) {
-    char text[640];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    fprintf(stderr, "rondo-top: %s\n", text);
-    return code;
-}
-
-// ---- Command line --------------------------------------------------------------------------------
-
-static bool is_there(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0;
-}
-
-// -1: go on, else the exit code.
-static int parse(struct options *o, int argc, char **argv) {
-    enum { JSON = 256, DUMP, LIST, MERGE, VERSION };
-    static const struct option table[] = {
-        {"once", no_argument, NULL, '1'},
-        {"delay", required_argument, NULL, 'd'},
-        {"json", no_argument, NULL, JSON},
-        {"dump", required_argument, NULL, DUMP},
-        {"list", no_argument, NULL, LIST},
-        {"merge", required_argument, NULL, MERGE},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, VERSION},
-        {NULL, 0, NULL, 0},
-    };
-    char *end;
-    *o = (struct options){.delay = 1};
-    for (int c; (c = getopt_long(argc, argv, "1d:h", table, NULL)) >= 0;) {
-        switch (c) {
-        case '1':
-            o->once = true;
-            break;
-        case 'd':
-            o->delay = strtod(optarg, &end);
-            if (*end != '\0' || !(o->delay >= 0.1 && o->delay <= 3600)) {
-                return fail(TOP_EXIT_USAGE, "--delay %s: allowed are 0.1 to 3600 seconds", optarg);
-            }
-            break;
-        case JSON:
-            o->json = true;
-            break;
-        case DUMP:
-            o->dump = optarg;
-            break;
-        case LIST:
-            o->list = true;
-            break;
-        case MERGE:
-            o->merge = optarg;
-            break;
-        case 'h':
-            fputs(help, stdout);
-            return 0;
-        case VERSION:
-            printf("rondo-top %s\n", rondo_version());
-            return 0;
-        default:
-            return TOP_EXIT_USAGE; // getopt has said why
-        }
-    }
-    o->files = argv + optind;
-    o->nfiles = (size_t)(argc - optind);
-    if (o->merge && o->nfiles == 0) {
-        return fail(TOP_EXIT_USAGE, "--merge needs the names of traces");
-    }
-    // A name with a '/' or one that is there is a file; job and pid have no such.
-    bool is_file = o->nfiles > 1 ||
-                   (o->nfiles == 1 && (strchr(o->files[0], '/') || is_there(o->files[0])));
-    if (!o->merge && !is_file) {
-        o->what = o->nfiles ? o->files[0] : NULL;
-        o->nfiles = 0;
-    }
-    if (o->dump && o->nfiles) {
-        return fail(TOP_EXIT_USAGE, "--dump takes the state of a running job: name it or a pid");
-    }
-    return -1;
-}
 
 // ---- Dumps ---------------------------------------------------------------------------------------
 
@@ -176,7 +65,7 @@ static bool read_folder(struct top_job *job, const char *path, char *why, size_t
     return ok;
 }
 
-static int show_dumps(const struct options *o) {
+static int show_dumps(const struct top_options *o) {
     struct top_job job = {.size = 0};
     struct top_verdict v;
     char why[512];
@@ -198,7 +87,7 @@ static int show_dumps(const struct options *o) {
     }
     ok = fflush(stdout) == 0 && ok;
     top_job_free(&job);
-    return ok ? 0 : fail(TOP_EXIT_ERROR, "%s", why);
+    return ok ? 0 : top_fail(TOP_EXIT_ERROR, "%s", why);
 }
 
 // ---- A running job -------------------------------------------------------------------------------
@@ -229,7 +118,7 @@ static void find_rates(struct top_job *job, struct top_job *before) {
     }
 }
 
-static bool look(const struct options *o, struct top_job *job, char *why, size_t cap) {
+static bool look(const struct top_options *o, struct top_job *job, char *why, size_t cap) {
     struct top_list list;
     memset(job, 0, sizeof *job);
     bool ok = top_list_read(&list) && top_list_choose(&list, o->what, why, cap);
@@ -276,7 +165,7 @@ static bool draw(const struct top_job *job, const struct top_verdict *v, bool sc
     return fflush(stdout) == 0;
 }
 
-static int show_job(const struct options *o) {
+static int show_job(const struct top_options *o) {
     struct top_job job, before = {.size = 0};
     struct top_verdict v;
     char why[512];
@@ -301,13 +190,13 @@ static int show_job(const struct options *o) {
         nap(repeat ? o->delay : turn == 0 ? RATE_NS * 1e-9 : 0);
     }
     top_job_free(&before);
-    return ok ? 0 : fail(TOP_EXIT_ERROR, "%s", why);
+    return ok ? 0 : top_fail(TOP_EXIT_ERROR, "%s", why);
 }
 
 static int show_list(void) {
     struct top_list list;
     if (!top_list_read(&list)) {
-        return fail(TOP_EXIT_ERROR, "cannot read /proc/net/unix: %s", strerror(errno));
+        return top_fail(TOP_EXIT_ERROR, "cannot read /proc/net/unix: %s", strerror(errno));
     }
     if (list.n == 0) {
         puts("no rank of a job runs on this host (in this network namespace)");
@@ -351,7 +240,7 @@ static bool save(void *arg, const struct top_process *p, const char *text, size_
     return s->err == 0;
 }
 
-static int dump_job(const struct options *o) {
+static int dump_job(const struct top_options *o) {
     struct top_list list;
     struct top_job job = {.size = 0};
     struct saving s = {.dir = o->dump};
@@ -365,12 +254,12 @@ static int dump_job(const struct options *o) {
     }
     top_list_free(&list);
     top_job_free(&job);
-    return ok && s.n > 0 ? 0 : fail(TOP_EXIT_ERROR, "%s", ok ? "no rank answered" : why);
+    return ok && s.n > 0 ? 0 : top_fail(TOP_EXIT_ERROR, "%s", ok ? "no rank answered" : why);
 }
 
 int main(int argc, char **argv) {
-    struct options o;
-    int code = parse(&o, argc, argv);
+    struct top_options o;
+    int code = top_options_parse(&o, argc, argv);
     if (code >= 0) {
         return code;
     }
@@ -378,7 +267,7 @@ int main(int argc, char **argv) {
         char why[512];
         return top_merge(o.merge, o.files, o.nfiles, why, sizeof why)
                    ? 0
-                   : fail(TOP_EXIT_ERROR, "%s", why);
+                   : top_fail(TOP_EXIT_ERROR, "%s", why);
     }
     if (o.nfiles) {
         return show_dumps(&o);

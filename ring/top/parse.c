@@ -3,6 +3,7 @@
 #include "ring/top/top.h"
 
 #include "ring/record/dump.h"
+#include "transport/text.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -69,11 +70,21 @@ int top_comm_world(const struct top_comm *c, int rank) {
 
 // ---- Values --------------------------------------------------------------------------------------
 
+// Jansson's texts are UTF-8, and stay so where they are cut. U+0080 to U+009F are commands, too.
 static void get_text(const json_t *o, const char *key, char *buf, size_t cap) {
     const char *s = json_string_value(json_object_get(o, key));
     size_t n = 0;
-    for (; s && *s && n < cap - 1; s++) {
-        buf[n++] = (unsigned char)*s < 0x20 || *s == 0x7f ? '?' : *s;
+    for (size_t len; s && *s; s += len) {
+        unsigned char c = (unsigned char)s[0];
+        len = rdi_utf8_character((const unsigned char *)s);
+        len = len > 0 ? len : 1;
+        bool command = c < 0x20 || c == 0x7f || (c == 0xc2 && (unsigned char)s[1] < 0xa0);
+        size_t room = command ? 1 : len;
+        if (n + room >= cap) {
+            break;
+        }
+        memcpy(buf + n, command ? "?" : s, room);
+        n += room;
     }
     buf[n] = '\0';
 }

@@ -5,6 +5,7 @@
 //                                           +-- text -- parse.c -- struct top_job -- analyse.c -- show.c, report.c
 //   files    dumps, also of other hosts ----+
 //
+//   options.c  the command line
 //   merge.c  traces of several ranks into one
 #ifndef RDI_RING_TOP_H
 #define RDI_RING_TOP_H
@@ -19,6 +20,20 @@
 #define TOP_EXIT_USAGE 2
 #define TOP_RANKS 65536 // a dump that says more is not believed
 #define TOP_WORD 40
+
+// ---- Command line --------------------------------------------------------------------------------
+
+struct top_options {
+    bool json, once, list;
+    double delay;
+    const char *dump, *merge, *what;
+    char **files;
+    size_t nfiles;
+};
+// -1: go on, else the exit code.
+int top_options_parse(struct top_options *o, int argc, char **argv);
+// Says it on standard error; returns `code`.
+int top_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 // ---- What is known of a job ----------------------------------------------------------------------
 
