@@ -35,10 +35,10 @@ static size_t local_part(struct rondo_comm *c, char *buf, size_t cap) {
     c->failure.stage = r ? rdi_kind_name(r->kind) : "idle";
     c->failure.operation = r ? r->sig.seq : c->seq;
     c->failure.waiting_for = -1;
-    c->failure.wait = "none";
-    if (r) {
-        (void)rdi_op_wait(r, &c->failure.waiting_for, &c->failure.wait);
-    }
+    const char *words = "";
+    enum rdi_wait wait = r ? rdi_op_wait(r, &c->failure.waiting_for, &words) : RDI_WAIT_NONE;
+    snprintf(c->failure.wait, sizeof c->failure.wait, "%s%s%s", rdi_wait_name(wait),
+             words[0] ? ": " : "", words);
     buf[0] = '\0';
     if (!r || cap < 64) {
         return 0;
@@ -47,7 +47,7 @@ static size_t local_part(struct rondo_comm *c, char *buf, size_t cap) {
                      rdi_op_describe(&r->sig, what, sizeof what), (unsigned long long)r->sig.seq);
     if (c->failure.waiting_for >= 0 && n > 0 && (size_t)n < cap) {
         n += snprintf(buf + n, cap - (size_t)n, ", waiting for %s (%s)",
-                      rdi_comm_who(c, c->failure.waiting_for, who, sizeof who), c->failure.wait);
+                      rdi_comm_who(c, c->failure.waiting_for, who, sizeof who), words);
     }
     return n > 0 ? (size_t)n : 0;
 }

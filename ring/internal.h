@@ -273,8 +273,8 @@ struct rondo_comm {
         uint64_t epoch, operation;
         int culprit, nfailed, waiting_for;
         int *failed;
-        char cause[RDI_ERROR_TEXT];
-        const char *stage, *wait;
+        char cause[RDI_ERROR_TEXT], wait[96];
+        const char *stage;
     } failure;
     uint64_t birth;                           // decisions of the watch that came before it
     uint64_t agree_seq, shrink_seq, grow_seq; // ballots so far

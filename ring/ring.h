@@ -123,7 +123,7 @@ typedef struct rondo_failure {
     const char *cause;   // "rank 3 (host b, pid 77) ended: its process is gone"
     const char *stage;   // operation that was under way here: "all_reduce" ...; "idle" if none
     uint64_t operation;  // its number
-    const char *wait;    // the counter that stood still: "WIRE: nothing has arrived" ...
+    const char *wait;    // the counter that stood still: "WIRE: nothing has arrived" ...; "NONE"
     int waiting_for;     // rank that it waited for; -1 if none
 } rondo_failure;
 
