@@ -169,7 +169,8 @@ static void free_peer(struct rdi_peer *p) {
 }
 
 static void free_peers(struct rdi_engine *e) {
-    for (int r = 0; r < e->job.size && !e->peers_lent; r++) {
+    // Of thousands of engines that are lent their peers each has a table that it never touched.
+    for (int r = 0; e->peers_added && r < e->job.size && !e->peers_lent; r++) {
         free_peer(&e->peers[r]);
     }
     if (!e->peers_lent) {
@@ -280,6 +281,7 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
     struct rdi_peer *peer = &e->peers[rank];
     free_peer(peer);
     memset(peer, 0, sizeof *peer);
+    e->peers_added = true;
     e->hosts_known = false;
     peer->net = 255;
     peer->pid = (int)word[1];

@@ -244,22 +244,25 @@ struct rondo_comm {
     uint64_t plan_hash;
     uint64_t seq, split_seq; // collectives seen by the engine; splits made by the caller
     uint64_t *p2p_seq;       // [2 * size]: sends to, receives from each rank; NULL until used
-    struct rdi_sig history[RDI_SIG_HISTORY];
-    struct {
-        struct rdi_sig sig;
-        int from;
-    } early[RDI_EARLY_SIGS];
     unsigned nearly;
     struct rdi_edge *edges; // all
     struct rdi_edge **hash; // chains by (peer, channel, direction)
     unsigned hash_size;
     struct rondo_request *head, *tail; // active operations in order
     _Atomic int64_t timeout_ms;
-    // Failure: first writer wins. `status` is read by any thread; the text is complete before it is set.
+    // Failure: first writer wins. `status` is read by any thread; `why` is complete before it is set.
     _Atomic int status;
-    char why[RDI_ERROR_TEXT];
-    uint64_t drain_until;
     bool drained, closing;
+    uint64_t drain_until;
+    uint64_t birth;                           // decisions of the watch that came before it
+    uint64_t agree_seq, shrink_seq, grow_seq; // ballots so far
+    bool newcomer;                            // this rank came to it by being started again
+    struct rdi_gpu *_Atomic gpu;              // NULL: not attached to a device
+    // Written by the engine's owner, read by any thread: rdi_count().
+    _Atomic uint64_t operations, bytes_sent, bytes_received, messages, resets;
+    _Atomic uint64_t bytes_shm, bytes_tcp, bytes_verbs; // shares of bytes_sent
+    struct rdi_record *record;                          // NULL: nothing is remembered
+    // Large, and hardly looked at while data moves, from here on.
     // What this rank holds for the failure until all ranks have agreed on one (fault.c).
     struct {
         enum { RDI_NOT_ACCUSED, RDI_HELD, RDI_REPORTED } stage;
@@ -276,14 +279,12 @@ struct rondo_comm {
         char cause[RDI_ERROR_TEXT], wait[96];
         const char *stage;
     } failure;
-    uint64_t birth;                           // decisions of the watch that came before it
-    uint64_t agree_seq, shrink_seq, grow_seq; // ballots so far
-    bool newcomer;                            // this rank came to it by being started again
-    struct rdi_gpu *_Atomic gpu;              // NULL: not attached to a device
-    // Written by the engine's owner, read by any thread: rdi_count().
-    _Atomic uint64_t operations, bytes_sent, bytes_received, messages, resets;
-    _Atomic uint64_t bytes_shm, bytes_tcp, bytes_verbs; // shares of bytes_sent
-    struct rdi_record *record;                          // NULL: nothing is remembered
+    char why[RDI_ERROR_TEXT];
+    struct rdi_sig history[RDI_SIG_HISTORY];
+    struct {
+        struct rdi_sig sig;
+        int from;
+    } early[RDI_EARLY_SIGS];
 };
 
 // Adds to an atomic that has one writer at a time: no locked instruction.
@@ -397,30 +398,32 @@ struct rdi_tomb {
 
 struct rdi_engine {
     struct rdi_env env;
-    struct rdi_options options;
     struct rdi_job job;
     struct rdi_net_events events;
     struct rdi_net *nets[RDI_MAX_NETS];
     unsigned nnets;
     struct rdi_peer *peers;      // job.size
+    bool peers_added;            // any of them
     bool hosts_known;            // peers[].first is
     bool peers_lent;             // they are another engine's
     const struct rdi_work *work; // NULL: payload is worked on, and nobody counts it
     struct rondo_comm *comms;
     struct rdi_orphan *orphans;
     unsigned norphans, cap_orphans;
-    struct rdi_tomb tombs[RDI_TOMBS]; // a ring of the last ones
-    unsigned ntombs;
     _Atomic(struct rondo_request *) inbox;
-    _Atomic uint64_t completions; // grows with each completed operation
-    _Atomic int active;           // operations submitted and not complete
-    struct rdi_recorder recorder;
+    _Atomic uint64_t completions;  // grows with each completed operation
+    _Atomic int active;            // operations submitted and not complete
     struct rdi_observed *observed; // observe.c's, NULL in the simulator
     struct rdi_driver *driver;     // whoever made the engine; not used by it
     struct rdi_watch *watch;       // NULL: nobody watches, failures show at the data path only
     uint64_t watch_seen;           // its news up to here are in
     bool all_watch;                // every peer that was added has one
     uint32_t incarnation;          // how often this rank was started again
+    struct rdi_recorder recorder;
+    // Large, and not looked at while data moves.
+    struct rdi_options options;
+    unsigned ntombs;
+    struct rdi_tomb tombs[RDI_TOMBS]; // a ring of the last ones
 };
 
 // Opens the nets that `names` lists (ops pointers; those that are UNSUPPORTED are left out, with a log line).

@@ -52,7 +52,8 @@ struct cluster_job {
 struct cluster_result {
     double seconds; // virtual
     uint64_t events, messages;
-    double real_seconds;
+    double real_seconds;  // of the operation
+    double whole_seconds; // with the making of all ranks
     uint64_t wrong;
     enum rdi_algo_id algo;
 };

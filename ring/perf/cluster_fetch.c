@@ -18,14 +18,8 @@ static void fetch(const void *at, size_t bytes) {
 static void fetch_rank(const struct member *m) {
     const struct rdi_engine *e = m->engine;
     const struct rondo_comm *c = m->comm[m->phase];
-    FETCH(e, env, options);
-    FETCH(e, nets, tombs);
-    FETCH(e, inbox, observed);
-    FETCH(e, watch, incarnation);
-    FETCH(c, engine, history);
-    FETCH(c, edges, why);
-    FETCH(c, drain_until, accused.until);
-    FETCH(c, operations, record);
+    FETCH(e, env, recorder.times);
+    FETCH(c, engine, accused.since);
     fetch(m->req, sizeof *m->req);
     rdi_sim_fetch_node(m->node);
 }

@@ -3,7 +3,10 @@
 #include "ring/perf/cluster_run.h"
 #include "ring/reduce.h"
 
-#define CHUNK 65536u // as cluster_run.c has it
+#include <math.h>
+
+#define CHUNK 65536.0 // as cluster_run.c has it
+#define BLOCK_UNIT 64 // the ring's blocks are multiples of it
 
 const char *cluster_way_name(enum cluster_way way) {
     static const char *const names[CLUSTER_WAYS] = {"plan", "direct", "doubling", "owner", "ring",
@@ -39,25 +42,34 @@ int cluster_per_host(const struct cluster_job *j) {
     return j->cluster->ranks_per_host < j->ranks ? j->cluster->ranks_per_host : j->ranks;
 }
 
+// Of a ring that each of the blocks of `bytes` goes round: short data has fewer blocks than there are ranks.
+static double ring_messages(double ranks, double bytes) {
+    double block = ceil(bytes / ranks / BLOCK_UNIT) * BLOCK_UNIT;
+    return (ranks - 1) * ceil(bytes / block) * ceil(block / CHUNK);
+}
+
 double cluster_messages(const struct cluster_job *j) {
-    double n = j->ranks, chunks = (double)j->bytes / CHUNK;
-    double blocks = chunks / n > 1 ? chunks / n : 1;
+    double n = j->ranks, bytes = (double)j->bytes, pieces = ceil(bytes / CHUNK);
     struct rdi_plan plan;
     cluster_plan(j, &plan);
     if (j->way == CLUSTER_NODES) {
-        double hosts = n / cluster_per_host(j), b = chunks / hosts > 1 ? chunks / hosts : 1;
-        return 2 * hosts * hosts * b + 2 * n * (chunks > 1 ? chunks : 1);
+        return 2 * ring_messages(n / cluster_per_host(j), bytes) + 2 * n * pieces;
     }
     switch (rdi_plan_choose(&plan, j->kind, j->bytes)) {
     case RDI_ALGO_DIRECT:
-        return n * n * (chunks > 1 ? chunks : 1);
+        return n * n * pieces;
     case RDI_ALGO_DOUBLING:
-        return n * 14 * (chunks > 1 ? chunks : 1);
+        return n * ceil(log2(n)) * pieces;
     case RDI_ALGO_TREE:
     case RDI_ALGO_CHAIN:
-        return n * (chunks > 1 ? chunks : 1);
+        return n * pieces;
+    case RDI_ALGO_RING:
+        if (j->kind == RDI_ALL_REDUCE) {
+            return 2 * ring_messages(n, bytes);
+        }
+        return n * n * ceil(bytes / n / CHUNK);
     default:
-        return (j->kind == RDI_ALL_REDUCE ? 2 : 1) * n * n * blocks;
+        return (j->kind == RDI_ALL_REDUCE ? 2 : 1) * n * n * ceil(bytes / n / CHUNK);
     }
 }
 

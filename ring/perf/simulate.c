@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WORK_MAX 2e7 // of one row: about half a minute
+#define WORK_MAX 5e7 // of one row: about a minute
 #define FILE_MAX (1 << 20)
 
 static const struct {
