@@ -46,6 +46,20 @@ static void make_path(struct fault *f) {
     }
 }
 
+// A side of a cut: some hosts, often as many that both sides have half of the ranks.
+static uint32_t cut_off(void) {
+    uint32_t mask = 0;
+    bool half = chance(40);
+    int first = (int)below((uint64_t)job.n);
+    for (int i = 0; i < job.n; i++) {
+        uint32_t more = mask | ranks_of_host((first + i) % job.n);
+        if (half ? 2 * __builtin_popcount(more) <= job.n : chance(40)) {
+            mask = more;
+        }
+    }
+    return mask;
+}
+
 static void make_fault(struct fault *f) {
     uint32_t one = UINT32_C(1) << below((uint64_t)job.n);
     f->what = job.ddp && chance(30) ? KILL : (enum what)(1 + below(WHATS - 1));
@@ -53,6 +67,12 @@ static void make_fault(struct fault *f) {
     f->at = chance(20) ? below(20 * MS) : below((uint64_t)job.steps * (job.compute + 3 * MS));
     f->mask = one;
     f->lasts = 0;
+    if (chance(40)) {
+        // Into an agreement: when as many ranks as there are have called it, its messages are on their way.
+        f->at = UINT64_MAX;
+        f->calls = job.n * (1 + (int)below((uint64_t)job.steps)) - (chance(60) ? 0 : (int)below(3));
+        f->after = below(6 * (job.net.latency_ns + job.net.jitter_ns));
+    }
     switch (f->what) {
     case KILL:
         f->mask = chance(30) ? ranks_of_host(job.hosts[below((uint64_t)job.n)]) : one;
@@ -64,10 +84,7 @@ static void make_fault(struct fault *f) {
         f->lasts = chance(50) ? below(job.stop_grace / 2) : job.stop_grace + below(8000 * MS);
         break;
     case CUT: // between hosts
-        f->mask = 0;
-        for (int h = 0; h < job.n; h++) {
-            f->mask |= chance(40) ? ranks_of_host(h) : 0;
-        }
+        f->mask = cut_off();
         f->lasts = chance(50) ? below(job.peer_timeout / 2) : job.peer_timeout + below(9000 * MS);
         break;
     case PATH: // between two of at least three hosts
@@ -114,6 +131,7 @@ void job_make(uint64_t seed) {
     job.options.num[RDI_OPT_PEER_TIMEOUT] = chance(70) ? 3000 : 1000;
     job.options.num[RDI_OPT_STOP_GRACE] = chance(50) ? 10000 : 1000;
     job.options.num[RDI_OPT_PATH_GRACE] = chance(70) ? 5000 : 500;
+    job.options.num[RDI_OPT_CHUNK] = 1024 << below(5);
     job.peer_timeout = (uint64_t)job.options.num[RDI_OPT_PEER_TIMEOUT] * MS;
     job.stop_grace = (uint64_t)job.options.num[RDI_OPT_STOP_GRACE] * MS;
     job.plan = (struct rdi_plan){.direct_max = chance(50) ? 0 : 16384, .block = 4096};
@@ -133,7 +151,8 @@ void job_make(uint64_t seed) {
     for (int i = 0; i < job.nfaults; i++) {
         make_fault(&job.faults[i]);
         // Several at once, and one into the shrink that follows another.
-        if (i > 0 && chance(60)) {
+        if (i > 0 && job.faults[i - 1].calls == 0 && chance(60)) {
+            job.faults[i].calls = 0;
             job.faults[i].at = job.faults[i - 1].at +
                                (chance(50) ? below(5 * MS) : below(600 * MS));
         }
@@ -154,8 +173,14 @@ void job_print(void) {
     }
     for (int i = 0; i < job.nfaults; i++) {
         const struct fault *f = &job.faults[i];
-        printf("  at %.3f ms: %s, ranks %#x, for %.3f ms\n", (double)f->at / 1e6,
-               what_name(f->what), f->mask, (double)f->lasts / 1e6);
+        char at[64];
+        if (f->calls) {
+            snprintf(at, sizeof at, "%.3f ms after call %d", (double)f->after / 1e6, f->calls);
+        } else {
+            snprintf(at, sizeof at, "at %.3f ms", (double)f->at / 1e6);
+        }
+        printf("  %s: %s, ranks %#x, for %.3f ms\n", at, what_name(f->what), f->mask,
+               (double)f->lasts / 1e6);
     }
 }
 
@@ -241,6 +266,15 @@ static void end(const struct fault *f) {
     }
 }
 
+void fault_call(void) {
+    for (int i = 0; i < job.nfaults; i++) {
+        struct fault *f = &job.faults[i];
+        if (f->calls > 0 && --f->calls == 0) {
+            f->at = rdi_sim_now(job.sim) + f->after;
+        }
+    }
+}
+
 void fault_do(uint64_t now) {
     for (int i = 0; i < job.nfaults; i++) {
         struct fault *f = &job.faults[i];
@@ -248,7 +282,7 @@ void fault_do(uint64_t now) {
             f->done = true;
             begin(f, now);
             if (!has_end(f)) {
-                f->lasts = UINT64_MAX / 2 - f->at;
+                f->lasts = UINT64_MAX / 2 - f->at; // for good
             }
         } else if (f->done && f->lasts && now >= f->at + f->lasts) {
             end(f);

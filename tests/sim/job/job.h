@@ -33,6 +33,8 @@ enum what { NOTHING, KILL, VANISH, STOP, CUT, PATH, FLAP, WHATS };
 struct fault {
     enum what what;
     uint64_t at, lasts;
+    int calls; // not 0: so many calls of an agreement from now, `after` the last of them
+    uint64_t after;
     uint32_t mask, other;
     bool done;
 };
@@ -159,6 +161,7 @@ void trainer_prepare(void);
 void job_make(uint64_t seed);
 void job_print(void);
 void fault_do(uint64_t now);
+void fault_call(void); // a rank calls an agreement
 uint64_t fault_next(void);
 bool fault_is_on(const struct fault *f, uint64_t now);
 // verdict.c

@@ -64,6 +64,7 @@ static rondo_status step(struct rank *k, rondo_comm *c, int number, uint64_t *ou
 static rondo_status shrink(struct rank *k, rondo_comm **c, rondo_comm *world) {
     rondo_comm *smaller = NULL;
     program_note(k, *c);
+    fault_call();
     uint64_t began = rdi_sim_now(job.sim);
     rondo_status s = rondo_comm_shrink(*c, &smaller);
     uint64_t took = rdi_sim_now(job.sim) - began;
@@ -85,6 +86,7 @@ static rondo_status train(struct rank *k, rondo_comm **c, rondo_comm *world) {
         uint64_t sum = 0, flags;
         fiber_sleep(rdi_sim_now(job.sim) + below(job.compute), false);
         flags = step(k, *c, number, &sum) == RONDO_OK;
+        fault_call();
         s = rondo_comm_agree(*c, &flags);
         if (s == RONDO_OK && flags) {
             if (k->ncommitted == STEPS * 2) {

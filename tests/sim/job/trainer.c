@@ -166,7 +166,6 @@ static rondo_status attempt(struct trainer *t) {
         rondo_sampler_share((uint64_t)job.batch, k->pending.place, k->pending.size, &first, &count);
     k->pending.first = first;
     k->pending.count = count;
-    s = s == RONDO_OK ? rondo_ddp_zero_grad(t->ddp) : s;
     for (int pass = 0; pass < job.accumulate && s == RONDO_OK; pass++) {
         bool last = pass == job.accumulate - 1;
         fiber_sleep(rdi_sim_now(job.sim) + below(job.compute), false);
@@ -175,6 +174,9 @@ static rondo_status attempt(struct trainer *t) {
         t->m.course.passes++;
         if (s == RONDO_OK && last && job.loss) {
             add_up_loss(t, c);
+        }
+        if (last) {
+            fault_call();
         }
         s = s == RONDO_OK ? rondo_ddp_finish(t->ddp) : s;
     }
@@ -192,6 +194,8 @@ static rondo_status step(struct trainer *t) {
         k->counted[k->ncounted++] = k->pending;
         k->pending.size = 0;
         optimize(t);
+        // Of a step that does not count finish() does it.
+        s = rondo_ddp_zero_grad(t->ddp);
         t->m.course.step++;
         t->m.course.evaluate = t->m.course.step % (uint64_t)job.evaluate_every == 0 ||
                                t->m.course.step == (uint64_t)job.steps;
@@ -203,6 +207,7 @@ static rondo_status step(struct trainer *t) {
 static rondo_status evaluate(struct trainer *t) {
     uint64_t id = rondo_ddp_comm(t->ddp)->id;
     fiber_sleep(rdi_sim_now(job.sim) + below(job.compute), false);
+    fault_call();
     rondo_status s = rondo_ddp_commit(t->ddp);
     note(t, id, true, s);
     if (s == RONDO_OK) {

@@ -130,6 +130,26 @@ static void check_times(const struct rank *k) {
     }
 }
 
+// Of the two sides of a cut one has the majority, or half and the lowest rank: that one goes on.
+static void check_somebody_goes_on(void) {
+    bool well = false;
+    for (int r = 0; r < job.n; r++) {
+        well = well || (job.ranks[r].over && job.ranks[r].end == RONDO_OK);
+    }
+    if (job.nfaults == 1 && job.faults[0].what == CUT && !well) {
+        give_up("the job was cut in two, ranks %#x and the others, and no side went on",
+                job.faults[0].mask);
+    }
+}
+
+// Who may have to stop: one that cannot reach the others, or did not run.
+static void check_partitioned(const struct rank *k) {
+    if (k->end == RONDO_ERR_PARTITIONED && !verdict_had(CUT) && !verdict_had(VANISH) &&
+        !verdict_had(STOP)) {
+        give_up("rank %d stopped, though no path was lost for long: %s", k->rank, k->why);
+    }
+}
+
 void verdict(void) {
     int left = 0;
     bool lasting = verdict_had(CUT);
@@ -138,6 +158,7 @@ void verdict(void) {
     }
     for (int r = 0; r < job.n; r++) {
         const struct rank *k = &job.ranks[r];
+        check_partitioned(k);
         if (!verdict_stays(k)) {
             continue;
         }
@@ -163,6 +184,7 @@ void verdict(void) {
     if (job.ddp) {
         verdict_steps();
     }
+    check_somebody_goes_on();
     if (job.nfaults == 0 && left != job.n) {
         give_up("nothing happened, and %d of %d ranks are left", left, job.n);
     }

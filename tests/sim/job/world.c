@@ -8,7 +8,8 @@
 
 #define TIME_BOUND (180000 * MS)
 #define TURNS 100000
-#define PAUSE (100 * MS)   // the launcher's before it starts a rank again
+#define EVENTS UINT64_C(5000000) // a hundred times what a job takes: messages that beget messages
+#define PAUSE (100 * MS)         // the launcher's before it starts a rank again
 #define PAUSES (2000 * MS) // at most so much more: the process has to load and to meet the store
 
 static void broken(void *arg, const char *rule, const char *detail) {
@@ -266,6 +267,11 @@ void world_run(void) {
             return;
         }
         uint64_t at = next_time();
+        struct rdi_sim_stats st;
+        rdi_sim_get_stats(job.sim, &st);
+        if (st.events > EVENTS) {
+            stuck("there is no end of messages");
+        }
         if (at == UINT64_MAX) {
             stuck("all wait and nothing will happen any more");
         }
