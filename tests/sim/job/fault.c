@@ -75,7 +75,8 @@ static void make_fault(struct fault *f) {
     }
     switch (f->what) {
     case KILL:
-        f->mask = chance(30) ? ranks_of_host(job.hosts[below((uint64_t)job.n)]) : one;
+        f->mask = chance(job.ddp ? 50 : 30) ? ranks_of_host(job.hosts[below((uint64_t)job.n)])
+                                            : one;
         break;
     case VANISH: // a host takes all its ranks along
         f->mask = ranks_of_host(job.hosts[below((uint64_t)job.n)]);
@@ -125,6 +126,11 @@ void job_make(uint64_t seed) {
     job.mesh = chance(70) ? 64 : 2;
     job.steps = 4 + (int)below(STEPS - 4);
     job.compute = 1 + below(200 * MS);
+    if (chance(20)) {
+        // Long enough that a rank learns of several decisions at once.
+        job.compute = 1 + below(1500 * MS);
+        job.steps = 4 + (int)below(8);
+    }
     if (rdi_options_load(&job.options, NULL, no_environment) != RONDO_OK) {
         give_up("options: %s", rondo_last_error());
     }
@@ -153,6 +159,13 @@ void job_make(uint64_t seed) {
         // Several at once, and one into the shrink that follows another.
         if (i > 0 && job.faults[i - 1].calls == 0 && chance(60)) {
             job.faults[i].calls = 0;
+            if (chance(40) && (job.faults[i - 1].what == KILL || job.faults[i - 1].what == STOP)) {
+                // A death of a decision of its own, or one on which a stopped rank cannot decide.
+                job.faults[i].what = KILL;
+                job.faults[i].lasts = 0;
+                job.faults[i].at = job.faults[i - 1].at + 100 * MS + below(500 * MS);
+                continue;
+            }
             job.faults[i].at = job.faults[i - 1].at +
                                (chance(50) ? below(5 * MS) : below(600 * MS));
         }

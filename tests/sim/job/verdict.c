@@ -132,11 +132,12 @@ static void check_times(const struct rank *k) {
 
 // Of the two sides of a cut one has the majority, or half and the lowest rank: that one goes on.
 static void check_somebody_goes_on(void) {
-    bool well = false;
+    bool well = false, began = !job.ddp;
     for (int r = 0; r < job.n; r++) {
+        began = began || job.ranks[r].first_step >= 0;
         well = well || (job.ranks[r].over && job.ranks[r].end == RONDO_OK);
     }
-    if (job.nfaults == 1 && job.faults[0].what == CUT && !well) {
+    if (job.nfaults == 1 && job.faults[0].what == CUT && began && !well) {
         give_up("the job was cut in two, ranks %#x and the others, and no side went on",
                 job.faults[0].mask);
     }
@@ -177,7 +178,7 @@ void verdict(void) {
             give_up("rank %d ended with %s: %s", r, rondo_status_name(k->end), k->why);
         }
         int steps = job.ddp ? k->first_step + k->ncounted : k->ncommitted;
-        if (k->end == RONDO_OK && steps != job.steps) {
+        if (k->end == RONDO_OK && k->over && steps != job.steps) {
             give_up("rank %d ended well after %d of %d steps", r, steps, job.steps);
         }
     }
