@@ -160,7 +160,7 @@ static void check_newcomer(const struct rank *k) {
         lonely = lonely && (o == k || !trains);
     }
     bool excused = verdict_had(CUT) || verdict_had(VANISH) || verdict_had(STOP) ||
-                   verdict_had(FLAP) || lonely;
+                   verdict_had(FLAP) || verdict_had(PATH) || lonely;
     if (k->incarnation > 0 && k->over && k->end != RONDO_OK && !excused) {
         give_up("rank %d was started again (%u) and not admitted: %s: %s", k->rank, k->incarnation,
                 rondo_status_name(k->end), k->why);

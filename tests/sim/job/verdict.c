@@ -145,8 +145,15 @@ static void check_somebody_goes_on(void) {
 
 // Who may have to stop: one that cannot reach the others, or did not run.
 static void check_partitioned(const struct rank *k) {
-    if (k->end == RONDO_ERR_PARTITIONED && !verdict_had(CUT) && !verdict_had(VANISH) &&
-        !verdict_had(STOP)) {
+    // Two paths can cut a host off, and one can when those between have left.
+    bool alone = job.nfaults > 1;
+    for (int r = 0; r < job.n; r++) {
+        alone = alone || (job.ranks[r].over && job.ranks[r].end == RONDO_OK &&
+                          job.ranks[r].ended_at <= k->ended_at);
+    }
+    bool cut = verdict_had(CUT) || verdict_had(VANISH) || verdict_had(STOP) ||
+               (verdict_had(PATH) && alone);
+    if (k->end == RONDO_ERR_PARTITIONED && !cut) {
         give_up("rank %d stopped, though no path was lost for long: %s", k->rank, k->why);
     }
 }
