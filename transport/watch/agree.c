@@ -221,7 +221,10 @@ static int ballot_coordinator(const struct rdi_watch *w, const struct rdi_w_ball
     int lowest = w->size, all = w->size;
     for (int i = 0; i < b->n; i++) {
         all = b->members[i] < all ? b->members[i] : all;
-        if (member_lives(w, b, i) && b->members[i] < lowest) {
+        // One that is gone may have said good-bye to the others, who then decide nothing about it.
+        const struct rdi_w_rank *r = &w->ranks[b->members[i]];
+        bool gone = r->own && r->cause == RDI_CAUSE_DEAD;
+        if (member_lives(w, b, i) && !gone && b->members[i] < lowest) {
             lowest = b->members[i];
         }
     }

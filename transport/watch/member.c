@@ -343,7 +343,9 @@ static bool confirms_silence(struct rdi_watch *w, int from, const struct rdi_w_d
         w->asked_at = now;
     }
     for (int i = 0; i < w->size; i++) {
-        if (!rdi_set_has(m->failed, i) || !rdi_w_live(w, i) || !rdi_w_hears(w, i)) {
+        // Of one that is known to be dead its successor may be heard.
+        if (!rdi_set_has(m->failed, i) || !rdi_w_live(w, i) || !rdi_w_hears(w, i) ||
+            w->ranks[i].cause == RDI_CAUSE_DEAD) {
             continue;
         }
         if (w->ranks[i].heard > w->asked_at) {
