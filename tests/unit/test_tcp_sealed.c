@@ -329,6 +329,38 @@ static void test_good_bye(void **state) {
     }
 }
 
+// What is sealed and waits for the kernel goes on by itself, though no message waits any more.
+static void test_full_kernel(void **state) {
+    (void)state;
+    struct pair p;
+    unsigned waited = 0;
+    uint8_t *data = malloc(1u << 20);
+    assert_non_null(data);
+    pair_open(&p, SEALED ",chunk=1M", SEALED ",chunk=1M");
+    pair_connect(&p);
+    struct rdi_link *l = p.link, *in = p.side[1].accepted;
+    struct rdi_tcp_path *path = ((struct rdi_tcp_link *)l)->paths[0],
+                        *there = ((struct rdi_tcp_link *)in)->paths[0];
+    const int small = 16 << 10;
+    assert_int_equal(setsockopt(path->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small), 0);
+    assert_int_equal(setsockopt(there->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small), 0);
+    for (uint32_t len = 64u << 10; len < 1u << 20; len += 12345) {
+        const struct rdi_put put = {.data = data, .len = len};
+        pair_fill(data, l->posted, len);
+        assert_int_equal(l->ops->put(l, &put), RONDO_OK);
+        waited += path->tx.next == l->posted && path->sealed->out_len > 0;
+        pair_drive_until(&p, in->arrived == l->posted);
+        struct rdi_msg m;
+        in->ops->peek(in, in->arrived - 1, &m);
+        assert_true(m.len == len && pair_matches(m.data, in->arrived - 1, len));
+        in->ops->release(in, in->arrived);
+        pair_drive_until(&p, l->sent == l->posted && l->credit == l->posted + l->slots);
+    }
+    assert_true(waited > 0);
+    pair_close(&p);
+    free(data);
+}
+
 // ---- Before the link is up -----------------------------------------------------------------------
 
 // All that the connector of a connection said, said again.
@@ -425,6 +457,7 @@ int main(void) {
         cmocka_unit_test(test_damage_is_logged_seldom),
         cmocka_unit_test(test_cut_between_records),
         cmocka_unit_test(test_good_bye),
+        cmocka_unit_test(test_full_kernel),
         cmocka_unit_test(test_recorded_connection),
         cmocka_unit_test(test_ends_disagree),
         cmocka_unit_test(test_downgrade),
