@@ -27,7 +27,8 @@ static void run(int argc, char **argv) {
     MUST(o.nproc >= 1 && o.nproc <= 65536 && o.nnodes >= 1);
     MUST(o.node_rank >= 0 && o.node_rank < o.nnodes && o.master_port <= 65535);
     MUST(o.timeout >= 0 && o.connect_timeout >= 0 && o.grace >= 0 && o.timeout < 1e12);
-    MUST(o.elastic_min >= 0 && o.elastic_min <= o.elastic_max && o.max_restarts >= 0);
+    MUST(o.elastic_min >= (o.elastic_max > 0) && o.elastic_min <= o.elastic_max &&
+         o.max_restarts >= 0);
     MUST(memchr(o.elastic, 0, sizeof o.elastic) != NULL);
     MUST(o.nnodes == 1 || o.master_addr != NULL);
 }
