@@ -6,6 +6,7 @@
 // does without it: nobody else takes engines off the list, or closes the descriptors that it sleeps on.
 #include "ring/record/observe.h"
 #include "ring/record/observe_trace.h"
+#include "transport/temp.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -327,6 +328,11 @@ static rondo_status open_parts(struct rdi_observed *o, struct rondo_comm *world)
     const struct rdi_options *opt = &world->engine->options;
     const char *dump = opt->str[RDI_OPT_DUMP], *metrics = opt->str[RDI_OPT_METRICS];
     rondo_status s = dump[0] ? rdi_observe_prefix(dump, o->dump) : RONDO_OK;
+    if (s == RONDO_OK && dump[0]) {
+        char path[RDI_OBSERVE_PATH + 160];
+        rdi_observe_name(o, o->dump, "dump", path);
+        rdi_temp_sweep(path); // halves that killed processes left
+    }
     if (s == RONDO_OK && metrics[0]) {
         s = rdi_observe_listen_metrics(o, metrics, world->local_size);
     }

@@ -100,7 +100,22 @@ static bool fill_in(const char *path, int rank, char *out, size_t cap, bool *has
     return true;
 }
 
-// A socket that a killed process left behind: ours, and nobody answers.
+// Whether a process of this network namespace has the path: also one that does not listen yet.
+static bool is_bound(const char *path) {
+    char line[512];
+    bool found = false;
+    FILE *f = fopen("/proc/net/unix", "re");
+    while (f && !found && fgets(line, sizeof line, f)) {
+        const char *at = strchr(line, '/');
+        found = at && strncmp(at, path, strlen(path)) == 0 && at[strlen(path)] == '\n';
+    }
+    if (f) {
+        fclose(f);
+    }
+    return found;
+}
+
+// A socket that a killed process left behind: this user's, nobody answers, and nobody has it.
 static bool is_stale(const struct sockaddr_un *a) {
     struct stat st;
     if (lstat(a->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode) || st.st_uid != geteuid()) {
@@ -112,7 +127,7 @@ static bool is_stale(const struct sockaddr_un *a) {
     if (fd >= 0) {
         close(fd);
     }
-    return refused;
+    return refused && !is_bound(a->sun_path);
 }
 
 static rondo_status listen_path(struct rdi_observed *o, const char *path, int local_size) {
