@@ -8,9 +8,14 @@ from .lab import Step, say
 
 OUTAGE = 4  # seconds, below path_grace, which is 5 s unless told otherwise
 GRACE = 5
-# A dead host is noticed by the device (retries), waited for (path_grace), and told to the other ranks.
-KILL_LIMIT = GRACE + 7
+# A dead host is silent for peer_timeout (3 s); a second to agree on it, and what an emulated machine is late by.
+KILL_LIMIT = 3 + 1 + 2
+# The same of a lost path, from path_grace on.
+PATH_LIMIT = GRACE + 1 + 2
 VERBS = ("RONDO_TRANSPORT=verbs",)
+STOPPED = r"^stopped ([\d.]+) s after .*? by RONDO_ERR_(\w+): (.*)$"
+# Of two hosts nobody else can tell whether one is dead or cut off: silence must be no evidence while an outage may last.
+PATIENT = (*VERBS, "RONDO_PEER_TIMEOUT=8s")
 
 
 def job(lab, how, seconds):
@@ -57,7 +62,7 @@ def outages(lab, name, how, which, length=OUTAGE, **boot):
         words += outage_words(kind, node, at, length)
         at += length + 8
     step = job(lab, how, at - 2)
-    summary = lab.boot([step], *words, environment=VERBS, **boot)
+    summary = lab.boot([step], *words, environment=PATIENT, **boot)
     felt = pauses(step)
     complaint = "" if len(felt) >= len(which) else f"{len(felt)} of {len(which)} outages were felt"
     detail = "pauses of " + ", ".join(f"{p:.1f}" for p in felt) + " s, every result right"
@@ -102,12 +107,12 @@ def kill(lab, nodes, ranks):
     complaint, times = summary["problem"], []
     for rank in survivors:
         text = step.text(rank)
-        found = re.search(r"^stopped ([\d.]+) s after .*? by RONDO_ERR_(\w+): (.*)$", text, re.M)
+        found = re.search(STOPPED, text, re.M)
         if not found or step.codes[rank] != 3:
             complaint = complaint or f"rank {rank} did not stop: {text[-300:]}"
             continue
         times.append(float(found[1]))
-        if not re.search(rf"\brank ({victims}) on host node{dead}\b", found[3]):
+        if not re.match(rf"rank ({victims}) \(host node{dead}, pid \d+\) (is silent|ended)", found[3]):
             complaint = complaint or f"rank {rank} does not name the dead: {found[3]}"
         if "lives" in found[3]:
             complaint = complaint or f"rank {rank} takes the dead for living: {found[3]}"
@@ -117,4 +122,42 @@ def kill(lab, nodes, ranks):
     shown = ", ".join(f"{t:.1f}" for t in times)
     detail = complaint or f"named by all {len(times)} survivors after {shown} s"
     data = {"events": summary.get("events", []), "output": step.text().splitlines()[:60]}
+    return [report.Result(name, "fail" if complaint else "pass", detail, data)]
+
+
+
+def path_back(lab):
+    """Two of three hosts lose their path for less than path_grace: nobody is lost, there is no error."""
+    length = GRACE - 2
+    say(f"two of three hosts do not hear each other for {length} s")
+    step = job(lab, "ring", 25)
+    words = ("--part", "0:1@10", "--join", f"0:1@{10 + length}")
+    summary = lab.boot([step], *words, nodes=3, ranks=1, environment=VERBS)
+    felt = pauses(step, length - 1)
+    complaint = "" if felt else "the outage was not felt"
+    detail = f"pauses of {', '.join(f'{p:.1f}' for p in felt)} s, every result right"
+    return [result(f"path between two of three hosts lost for {length} s", step, summary, complaint, detail)]
+
+
+def path_lost(lab):
+    """For longer: all three stop by the same error, which names the path, and call nobody dead."""
+    say("two of three hosts do not hear each other any more")
+    step = job(lab, "ring", 40)
+    summary = lab.boot([step], "--part", "0:1@10", nodes=3, ranks=1, environment=VERBS)
+    complaint, times = summary["problem"], []
+    for rank in range(3):
+        text = step.text(rank)
+        found = re.search(STOPPED, text, re.M)
+        if not found:
+            complaint = complaint or f"rank {rank} did not stop: {text[-300:]}"
+            continue
+        times.append(float(found[1]))
+        ends = {int(n) for n in re.findall(r"rank (\d) \(host node\d", found[3].split(" is lost")[0])}
+        if found[2] != "PATH" or "path between" not in found[3] or ends != {0, 1}:
+            complaint = complaint or f"rank {rank} does not name the path: RONDO_ERR_{found[2]}: {found[3]}"
+        if times[-1] > PATH_LIMIT:
+            complaint = complaint or f"rank {rank} took {times[-1]:.1f} s, not {PATH_LIMIT}"
+    detail = complaint or f"named by all after {', '.join(f'{t:.1f}' for t in times)} s"
+    data = {"events": summary.get("events", []), "output": step.text().splitlines()[:60]}
+    name = f"path between two of three hosts lost for longer than path_grace ({GRACE} s)"
     return [report.Result(name, "fail" if complaint else "pass", detail, data)]

@@ -10,12 +10,14 @@ import signal
 @dataclasses.dataclass(frozen=True, order=True)
 class Event:
     at: float  # seconds after the command's start
-    what: str  # link-down, link-up, cut, heal, kill, stop, continue
+    what: str  # link-down, link-up, cut, heal, part, join, kill, stop, continue
     node: int
     rail: int = 0
+    other: int = -1  # part, join: the path's other end
 
     def text(self):
         rail = f":{self.rail}" if self.what in ("link-down", "link-up", "cut", "heal") else ""
+        rail += f":{self.other}" if self.other >= 0 else ""
         return f"{self.what} {self.node}{rail} at {self.at:g} s"
 
 
@@ -31,6 +33,18 @@ def on_link(what):
         if not found:
             raise argparse.ArgumentTypeError(f"'{text}': NODE[:RAIL]@SECONDS is wanted")
         return [Event(float(found[3]), what, int(found[1]), int(found[2] or 0))]
+
+    return parse
+
+
+def on_path(what):
+    """For argparse: NODE:NODE@SEC."""
+
+    def parse(text):
+        found = re.fullmatch(r"(\d+):(\d+)@(\d+(?:\.\d+)?)", text)
+        if not found or found[1] == found[2]:
+            raise argparse.ArgumentTypeError(f"'{text}': NODE:NODE@SECONDS is wanted, of two nodes")
+        return [Event(float(found[3]), what, int(found[1]), other=int(found[2]))]
 
     return parse
 
@@ -73,6 +87,9 @@ def apply_to_machines(event, machines, switches):
         target.signal(SIGNALS[event.what])
     elif event.what in ("link-down", "link-up"):
         target.set_link(event.rail, event.what == "link-up")
+    elif event.other >= 0:
+        for switch in switches:
+            switch.command(f"{event.what} {event.node} {event.other}")
     else:
         switches[event.rail].command(f"{event.what} {event.node}")
 

@@ -54,6 +54,9 @@ def add_faults(a):
     a("--link-up", type=faults.on_link("link-up"), help="and in again", **link)
     a("--cut", type=faults.on_link("cut"), help="frames are lost, the link stays up", **link)
     a("--heal", type=faults.on_link("heal"), help="frames pass again", **link)
+    path = {"action": "extend", "dest": "events", "metavar": "NODE:NODE@SEC"}
+    a("--part", type=faults.on_path("part"), help="nothing goes between these two", **path)
+    a("--join", type=faults.on_path("join"), help="and again", **path)
     host = {"action": "extend", "dest": "events"}
     a("--kill", type=faults.kill, metavar="NODE@SEC", help="the host is gone at once", **host)
     a("--pause", type=faults.pause, metavar="NODE@SEC:SEC", help="when, and how long", **host)
@@ -87,8 +90,10 @@ def parse(argv, what):
         p.error("there is no COMMAND")
     o.events = sorted(o.events or [])
     for event in o.events:
-        if event.node >= o.nodes or event.rail >= o.rails:
+        if max(event.node, event.other) >= o.nodes or event.rail >= o.rails:
             p.error(f"{event.text()}: there are {o.nodes} nodes and {o.rails} rails")
+        if event.other >= 0 and o.one_vm:
+            p.error(f"{event.text()}: needs a machine for each host: leave out --one-vm")
     if o.siw and o.one_vm:
         p.error("soft-iWARP needs a machine for each host: leave out --one-vm")
     o.driver = "siw" if o.siw else "rxe"
