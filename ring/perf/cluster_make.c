@@ -127,6 +127,12 @@ static rondo_status make_buffers(struct run *r) {
     return RONDO_OK;
 }
 
+void cluster_forget(struct run *r) {
+    for (int i = 0; r->job->check && i < r->job->ranks; i++) {
+        memset(r->member[i].recv, 0, r->elements * 4);
+    }
+}
+
 uint64_t cluster_wrong(const struct run *r) {
     int64_t ranks = r->job->ranks;
     uint64_t wrong = 0;

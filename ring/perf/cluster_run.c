@@ -142,6 +142,7 @@ rondo_status cluster_run(const struct cluster_job *j, struct cluster_result *out
     // The first time links are made; only where that would take long is it part of what is timed.
     if (s == RONDO_OK && cluster_messages(j) < 2e6) {
         s = drive(&r);
+        cluster_forget(&r);
     }
     uint64_t from = r.end;
     struct rdi_sim_stats before = {0}, after = {0};

@@ -40,6 +40,8 @@ int cluster_per_host(const struct cluster_job *j);
 
 // cluster_make.c
 rondo_status cluster_make(struct run *r, const struct rdi_options *o);
+// Clears the results, so that those of the operation before are not taken for the next one's.
+void cluster_forget(struct run *r);
 uint64_t cluster_wrong(const struct run *r);
 void cluster_close(struct run *r);
 
