@@ -73,8 +73,8 @@ rondo_status rdi_store_will(struct rdi_store *st, const char *key, const void *v
 
 // For both ends of a connection. A process that is stopped is no silence: its kernel answers.
 void rdi_store_silence(int fd, int silence_ms);
-// Whether the other host has acknowledged all that was sent to it.
-bool rdi_store_acknowledged(int fd);
+// Whether the other host has acknowledged something, or all that was sent to it, since its process fell quiet.
+bool rdi_store_acknowledged(int fd, unsigned quiet_ms);
 
 // ---- Meeting, through a store of ours
 

@@ -44,7 +44,8 @@ static rondo_status wait_for(struct rdi_store *st, short events, uint64_t deadli
             return RONDO_ERR_TIMEOUT;
         }
         quiet += n == 0 ? beat : 0;
-        if (st->grace_ms > 0 && quiet > st->grace_ms && rdi_store_acknowledged(st->fd)) {
+        if (st->grace_ms > 0 && quiet > st->grace_ms &&
+            rdi_store_acknowledged(st->fd, (unsigned)quiet)) {
             st->mute = true;
             return RONDO_ERR_PEER;
         }

@@ -270,10 +270,14 @@ void rdi_roll_heard(struct rdi_conn *c) {
     }
 }
 
-bool rdi_store_acknowledged(int fd) {
+// An acknowledgement may be late by as much as a delayed one, and pulses leave one after the other, so that there may
+// always be one that is not acknowledged yet.
+bool rdi_store_acknowledged(int fd, unsigned quiet_ms) {
     struct tcp_info info = {.tcpi_unacked = 0};
     socklen_t len = sizeof info;
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0 || info.tcpi_unacked == 0;
+    unsigned margin = quiet_ms / 2 < 250 ? quiet_ms / 2 : 250;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0 || info.tcpi_unacked == 0 ||
+           info.tcpi_last_ack_recv < quiet_ms - margin;
 }
 
 // Time is counted in ticks, so that a server that was stopped itself does not take that for others' silence.
@@ -288,7 +292,7 @@ void rdi_roll_tick(struct rdi_store_server *s, uint64_t now) {
                 continue;
             }
             m->quiet_ms += s->tick_ms;
-            if (m->quiet_ms >= m->who.grace_ms && rdi_store_acknowledged(m->conn->fd)) {
+            if (m->quiet_ms >= m->who.grace_ms && rdi_store_acknowledged(m->conn->fd, m->quiet_ms)) {
                 m->conn->mute = true;
                 rdi_conn_drop(s, m->conn); // its memory, and the member, stay until it is buried
             } else {
