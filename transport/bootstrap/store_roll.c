@@ -292,7 +292,8 @@ void rdi_roll_tick(struct rdi_store_server *s, uint64_t now) {
                 continue;
             }
             m->quiet_ms += s->tick_ms;
-            if (m->quiet_ms >= m->who.grace_ms && rdi_store_acknowledged(m->conn->fd, m->quiet_ms)) {
+            if (m->quiet_ms >= m->who.grace_ms &&
+                rdi_store_acknowledged(m->conn->fd, m->quiet_ms)) {
                 m->conn->mute = true;
                 rdi_conn_drop(s, m->conn); // its memory, and the member, stay until it is buried
             } else {
