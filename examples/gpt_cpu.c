@@ -113,10 +113,10 @@ static void cpu_attention(struct gpt_device *d, const struct gpt_heads *at, floa
     (void)d;
     for (int b = 0; b < at->batch; b++) {
         for (int h = 0; h < at->heads; h++) {
-            const float *q = qkv + (size_t)b * (size_t)t * (size_t)row + h * size;
-            const float *k = q + c, *v = q + 2 * c;
+            const float *q = qkv + (size_t)b * (size_t)t * (size_t)row + (size_t)(h * size);
+            const float *k = q + c, *v = k + c;
             float *prob = all_prob + (size_t)(b * at->heads + h) * (size_t)(t * t);
-            float *mix = all_mix + (size_t)b * (size_t)t * (size_t)c + h * size;
+            float *mix = all_mix + (size_t)b * (size_t)t * (size_t)c + (size_t)(h * size);
             product(prob, t, CblasNoTrans, q, row, CblasTrans, k, row, t, t, size);
             gpt_causal_softmax(prob, t, scale);
             product(mix, c, CblasNoTrans, prob, t, CblasNoTrans, v, row, t, size, t);
@@ -133,10 +133,10 @@ static void cpu_attention_backward(struct gpt_device *d, const struct gpt_heads 
     for (int b = 0; b < at->batch; b++) {
         for (int h = 0; h < at->heads; h++) {
             const size_t first = (size_t)b * (size_t)t * (size_t)row + (size_t)(h * size);
-            const float *q = qkv + first, *k = q + c, *v = q + 2 * c;
-            float *dq = dqkv + first, *dk = dq + c, *dv = dq + 2 * c;
+            const float *q = qkv + first, *k = q + c, *v = k + c;
+            float *dq = dqkv + first, *dk = dq + c, *dv = dk + c;
             const float *prob = all_prob + (size_t)(b * at->heads + h) * (size_t)(t * t);
-            const float *dm = dmix + (size_t)b * (size_t)t * (size_t)c + h * size;
+            const float *dm = dmix + (size_t)b * (size_t)t * (size_t)c + (size_t)(h * size);
             product(ds, t, CblasNoTrans, dm, c, CblasTrans, v, row, t, t, size);
             product(dv, row, CblasTrans, prob, t, CblasNoTrans, dm, c, t, size, t);
             gpt_causal_softmax_backward(ds, prob, t, scale);

@@ -126,7 +126,7 @@ static void cuda_attention(struct gpt_device *d, const struct gpt_heads *h, floa
     for (int i = 0; i < loop.count; i++) {
         products(g, (struct matrix){mix + i * loop.mix, c, batch.mix, PLAIN},
                  (struct matrix){prob + i * loop.scores, t, batch.scores, PLAIN},
-                 (struct matrix){qkv + 2 * c + i * loop.qkv, row, batch.qkv, PLAIN}, t, size, t,
+                 (struct matrix){qkv + 2 * (size_t)c + i * loop.qkv, row, batch.qkv, PLAIN}, t, size, t,
                  batch.count);
     }
 }
@@ -139,8 +139,8 @@ static void cuda_attention_backward(struct gpt_device *d, const struct gpt_heads
     struct span loop, batch;
     spans(h, &loop, &batch);
     for (int i = 0; i < loop.count; i++) {
-        const struct matrix v = {qkv + 2 * c + i * loop.qkv, row, batch.qkv, TURNED};
-        const struct matrix dv = {dqkv + 2 * c + i * loop.qkv, row, batch.qkv, PLAIN};
+        const struct matrix v = {qkv + 2 * (size_t)c + i * loop.qkv, row, batch.qkv, TURNED};
+        const struct matrix dv = {dqkv + 2 * (size_t)c + i * loop.qkv, row, batch.qkv, PLAIN};
         const struct matrix dm = {dmix + i * loop.mix, c, batch.mix, PLAIN};
         const struct matrix p = {prob + i * loop.scores, t, batch.scores, TURNED};
         const struct matrix ds = {scores + i * loop.scores, t, batch.scores, PLAIN};

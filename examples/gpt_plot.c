@@ -115,15 +115,18 @@ static void draw_axes(FILE *out, const struct scale *s) {
     const double nats = nice_step(s->y_max - s->y_min, 8);
     const double bits = nice_step((s->y_max - s->y_min) / LN2, 8),
                  steps = fmax(1.0, nice_step(s->x_max, 8));
-    for (double v = s->y_min; v <= s->y_max + 1e-9; v += nats) {
+    for (int i = 0; s->y_min + i * nats <= s->y_max + 1e-9; i++) {
+        const double v = s->y_min + i * nats;
         line(out, LEFT, at_y(s, v), RIGHT, at_y(s, v), grid, 1.0);
         number(out, LEFT - 10, at_y(s, v) + 4.5, "end", nats < 0.1 ? "%.2f" : "%.1f", v);
     }
-    for (double v = ceil(s->y_min / LN2 / bits) * bits; v * LN2 <= s->y_max + 1e-9; v += bits) {
+    for (int i = (int)ceil(s->y_min / LN2 / bits); i * bits * LN2 <= s->y_max + 1e-9; i++) {
+        const double v = i * bits;
         line(out, RIGHT, at_y(s, v * LN2), RIGHT + 6, at_y(s, v * LN2), grey, 1.0);
         number(out, RIGHT + 12, at_y(s, v * LN2) + 4.5, "start", bits < 0.1 ? "%.2f" : "%.1f", v);
     }
-    for (double v = 0.0; v <= s->x_max; v += steps) {
+    for (int i = 0; i * steps <= s->x_max; i++) {
+        const double v = i * steps;
         line(out, at_x(s, v), BOTTOM, at_x(s, v), BOTTOM + 6, grey, 1.0);
         number(out, at_x(s, v), BOTTOM + 23, "middle", "%.0f", v);
     }

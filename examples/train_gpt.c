@@ -73,8 +73,8 @@ static bool test(struct gpt_run *r, double *mean) {
     while (i < windows) {
         int n = 0;
         for (; n < most && i < windows; n++, i += (size_t)r->share.world) {
-            gpt_held_window(&r->corpus, context, HELD_WINDOWS, i, r->in + n * context,
-                            r->target + n * context);
+            const size_t at = (size_t)n * (size_t)context;
+            gpt_held_window(&r->corpus, context, HELD_WINDOWS, i, r->in + at, r->target + at);
         }
         double part;
         gpt_forward(&r->model, r->act, r->in, n, context);

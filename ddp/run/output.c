@@ -408,7 +408,7 @@ rondo_status run_output_rank(struct run_output *out, int local_rank, int rank, i
                    ? RONDO_OK
                    : rdi_fail_errno(RONDO_ERR_SYSTEM, errno, "cannot copy a descriptor");
     }
-    struct stream *s = &out->streams[2 * local_rank];
+    struct stream *s = &out->streams[2 * (size_t)local_rank];
     if (again) {
         end_predecessor(out, &s[0]);
         end_predecessor(out, &s[1]);

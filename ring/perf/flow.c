@@ -39,8 +39,8 @@ uint64_t perf_pair_rounds(const struct perf_pair *p, size_t bytes) {
     struct perf_flow out = {.bytes = bytes}, in = {.bytes = bytes};
     set_flow(&out, 0, p->out->max_msg);
     set_flow(&in, 0, p->in->max_msg);
-    uint64_t a = (2 * p->out->slots + out.chunks - 1) / out.chunks;
-    uint64_t b = (2 * p->in->slots + in.chunks - 1) / in.chunks;
+    uint64_t a = (2 * (uint64_t)p->out->slots + out.chunks - 1) / out.chunks;
+    uint64_t b = (2 * (uint64_t)p->in->slots + in.chunks - 1) / in.chunks;
     return a > b ? a : b;
 }
 

@@ -8,7 +8,7 @@
 // ---- Agreement -----------------------------------------------------------------------------------
 
 struct agreed {
-    uint32_t slots, max_msg, epoch;
+    uint32_t slots, max_msg, epoch, zero; // no gap, so that they can be compared as bytes
     uint64_t comm, channel;
 };
 
@@ -31,8 +31,7 @@ void cf_check_connect_agree(struct cf *c) {
     for (int i = 0; i < 2; i++) {
         struct rdi_link *l = (i == 0) == c->first ? p.out : p.in;
         struct agreed mine, other;
-        memset(&mine, 0, sizeof mine);
-        mine = (struct agreed){l->slots, l->max_msg, l->epoch, l->id.comm, l->id.channel};
+        mine = (struct agreed){l->slots, l->max_msg, l->epoch, 0, l->id.comm, l->id.channel};
         cf_exchange(c, &mine, sizeof mine);
         memcpy(&other, c->boxes[c->peer].bytes, sizeof other);
         cf_expect(c, memcmp(&mine, &other, sizeof mine) == 0,

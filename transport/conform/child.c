@@ -173,9 +173,10 @@ void cf_sync(struct cf *c) { cf_exchange(c, "", 0); }
 
 static const struct rdi_net_ops *find_ops(const char *name) {
     static const struct rdi_net_ops *const all[] = {&rdi_shm_ops, &rdi_tcp_ops, &rdi_verbs_ops};
+    const size_t n = sizeof all / sizeof *all;
     size_t i = 0;
-    while (strcmp(all[i]->name, name) != 0) {
-        i++; // the option was checked
+    while (i + 1 < n && strcmp(all[i]->name, name) != 0) {
+        i++; // the option was checked: one of them it is
     }
     return all[i];
 }

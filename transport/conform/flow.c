@@ -78,8 +78,8 @@ void cf_flow_begin(struct cf_flow *f, struct cf *c, struct rdi_link *link, uint6
         return;
     }
     // What both ends know of the link.
-    f->key =
-        word_at(c->shared_random, link->id.comm * 1000003 + link->id.from * 1009 + link->id.to);
+    f->key = word_at(c->shared_random,
+                     link->id.comm * 1000003 + link->id.from * UINT64_C(1009) + link->id.to);
     f->stride = ((size_t)link->max_msg + 128) & ~(size_t)63;
     if (link->sender) {
         f->scribbled = link->sent;

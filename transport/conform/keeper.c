@@ -63,7 +63,8 @@ static rondo_status read_key(struct keeper *k, rondo_config *config,
     }
     unsetenv(CF_ENV_KEY);
     size_t len = 0;
-    if (sodium_hex2bin(secret, RDI_KEY_BYTES, k->key, 2 * RDI_KEY_BYTES, NULL, &len, NULL) != 0 ||
+    if (sodium_hex2bin(secret, RDI_KEY_BYTES, k->key, (size_t)2 * RDI_KEY_BYTES, NULL, &len,
+                       NULL) != 0 ||
         len != RDI_KEY_BYTES) {
         return rdi_fail(RONDO_ERR_BOOTSTRAP, "the launcher's key did not arrive");
     }
