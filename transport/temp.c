@@ -74,12 +74,20 @@ static uint64_t start_of(int pid) {
     // The 22nd field; the second, the program's name, ends with the last parenthesis.
     const char *at = strrchr(text, ')');
     unsigned long long start = 0;
-    return at != NULL && sscanf(at + 1,
-                                " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d"
-                                " %*d %*d %*d %llu",
-                                &start) == 1
-               ? start
-               : 0;
+    char state = '?';
+    int threads = 0;
+    if (at == NULL || sscanf(at + 1,
+                             " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d"
+                             " %*d %d %*d %llu",
+                             &state, &threads, &start) != 3) {
+        return 0;
+    }
+    // Dead and not yet waited for; with more threads only the first of them has ended.
+    if ((state == 'Z' || state == 'X') && threads <= 1) {
+        errno = ENOENT;
+        return 0;
+    }
+    return start;
 }
 
 static uint64_t this_host(void) {

@@ -106,9 +106,10 @@ static void test_other_names(void **state) {
 
 // ---- The sweep -----------------------------------------------------------------------------------
 
-// The name that a process which is dead now gave to a file.
-static void name_of_dead(const char *path, char *name, size_t cap) {
-    int ends[2], status;
+// The name that a process which has ended gave to a file; nobody has waited for it yet.
+static pid_t name_of_zombie(const char *path, char *name, size_t cap) {
+    int ends[2];
+    siginfo_t info;
     assert_int_equal(pipe(ends), 0);
     fflush(NULL);
     pid_t pid = fork();
@@ -118,10 +119,27 @@ static void name_of_dead(const char *path, char *name, size_t cap) {
         _exit(write(ends[1], name, cap) == (ssize_t)cap ? 0 : 1);
     }
     assert_int_equal(read(ends[0], name, cap), cap);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
+    assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+    assert_int_equal(info.si_status, 0);
     close(ends[0]);
     close(ends[1]);
+    return pid;
+}
+
+static void name_of_dead(const char *path, char *name, size_t cap) {
+    pid_t pid = name_of_zombie(path, name, cap);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+// What its parent has not waited for writes nothing any more.
+static void test_sweep_after_zombie(void **state) {
+    (void)state;
+    char name[512];
+    pid_t pid = name_of_zombie(in_folder("key"), name, sizeof name);
+    make(name);
+    rdi_temp_sweep(in_folder("key"));
+    assert_false(is_there(name));
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
 static void test_sweep(void **state) {
@@ -181,6 +199,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_name, setup, teardown),
         cmocka_unit_test(test_other_names),
         cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sweep_after_zombie, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sweep_of_no_files, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
