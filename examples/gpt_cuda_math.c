@@ -126,8 +126,8 @@ static void cuda_attention(struct gpt_device *d, const struct gpt_heads *h, floa
     for (int i = 0; i < loop.count; i++) {
         products(g, (struct matrix){mix + i * loop.mix, c, batch.mix, PLAIN},
                  (struct matrix){prob + i * loop.scores, t, batch.scores, PLAIN},
-                 (struct matrix){qkv + 2 * (size_t)c + i * loop.qkv, row, batch.qkv, PLAIN}, t, size, t,
-                 batch.count);
+                 (struct matrix){qkv + 2 * (size_t)c + i * loop.qkv, row, batch.qkv, PLAIN}, t,
+                 size, t, batch.count);
     }
 }
 

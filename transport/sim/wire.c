@@ -240,6 +240,9 @@ static void do_reset(struct rdi_sim *s, struct sim_wire *w) {
     if (!w->sender || !w->receiver || w->to->dead) {
         return; // the end's own event tells
     }
+    if (w->sender->base.state != RDI_LINK_CONNECTING) {
+        return; // of an attempt before the one that came through: its path is gone
+    }
     if (s->now < w->down_until || sim_wire_cut(w)) {
         // Either tries on, or gives this epoch up: both are right.
         if (sim_chance(s, 300)) {

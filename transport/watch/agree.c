@@ -353,7 +353,10 @@ rondo_status rdi_watch_vote(struct rdi_watch *w, uint64_t comm, uint64_t tag, co
         b->birth = birth;
         b->flags = flags;
         b->told_epoch = UINT64_MAX;
-        (void)ballot_progress(w, b, rdi_w_now(w));
+        // One that had to stop, or may have been given up, decides nothing, least of all alone.
+        if (w->state == RONDO_OK && !w->unsure_since) {
+            (void)ballot_progress(w, b, rdi_w_now(w));
+        }
     } else if (!find_final(w, comm, tag)) {
         s = rdi_fail(RONDO_ERR_NOMEM, "no room for one more vote: at most %d are open at a time",
                      RDI_WATCH_BALLOTS);

@@ -45,9 +45,10 @@ struct rdi_w_rank {
     bool up;             // it is, on the path of up_epoch, since up_at
     uint32_t up_epoch;
     uint64_t up_at;
-    bool doubt;   // a link to it failed: whoever may, connects at once
-    bool watched; // it is one of those whose silence this rank looks at
-    bool left;    // said good-bye
+    bool doubt;          // a link to it failed: whoever may, connects at once
+    bool watched;        // it is one of those whose silence this rank looks at
+    bool left;           // said good-bye
+    uint64_t left_since; // then
     bool beat_due;
     bool told_stopped, told_silent;
     bool apart; // nothing came through for so long that it may have decided without this rank

@@ -517,9 +517,12 @@ static bool is_unsure(struct rdi_watch *w, uint64_t now) {
     // What was on the way already is no news.
     uint64_t since = w->unsure_since + 2 * w->beat_ns;
     for (int i = 0; i < w->size; i++) {
-        if (i != w->rank && rdi_w_live(w, i)) {
+        const struct rdi_w_rank *r = &w->ranks[i];
+        // Who leaves meanwhile may have come to its end without this rank.
+        bool left = r->left && r->left_since >= w->unsure_since;
+        if (i != w->rank && (rdi_w_live(w, i) || left)) {
             others++;
-            heard += w->ranks[i].heard > since;
+            heard += !left && r->heard > since;
         }
     }
     if (2 * heard >= others) {
