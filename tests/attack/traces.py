@@ -89,8 +89,8 @@ def key_in_memory(new_job):
     needles = forms(job.keys[0])
     big = {resource.RLIMIT_CORE: resource.RLIM_INFINITY}
     env = {"RONDO_TRANSPORT": "tcp", "RONDO_INTERFACE": "lo"}
-    job.ranks(2, "--seconds", 900, limits=big if kernel_dumps_core() else None, **env)
-    run = job.run(2, Programs.rank, "--seconds", 900, **env)
+    job.ranks(2, "--seconds", 300, limits=big if kernel_dumps_core() else None, **env)
+    run = job.run(2, Programs.rank, "--seconds", 300, **env)
     job.until("ready")
     ranks = [p.pid for p in job.processes[:2]]
     handed = [p for p in job.members() if p not in ranks]
