@@ -258,18 +258,24 @@ static void invite(const struct rondo_comm *c, uint64_t id, uint64_t epoch, cons
     }
 }
 
-// The newcomers' addresses, from the records that they sent.
-static rondo_status meet(struct rdi_engine *e, const int *fresh, int n) {
+// The newcomers' addresses, from the records that they sent. A newcomer itself does not know which of the others are
+// newcomers, too (`maybe`): the store may have told it their former addresses.
+static rondo_status meet(struct rdi_engine *e, const int *list, int n, bool maybe) {
     uint8_t *record = malloc(RDI_WATCH_RECORD);
     rondo_status s = record ? RONDO_OK : rdi_fail(RONDO_ERR_NOMEM, "out of memory for a record");
     rdi_driver_lock(e->driver);
     for (int i = 0; i < n && s == RONDO_OK; i++) {
         uint32_t incarnation;
         size_t len;
-        if (!rdi_watch_record(e->watch, fresh[i], &incarnation, record, &len)) {
-            s = rdi_fail(RONDO_ERR_PEER, "rank %d joined without a record", fresh[i]);
-        } else {
-            s = rdi_engine_add_peer(e, fresh[i], record, len, NULL);
+        bool have = list[i] != e->job.rank &&
+                    rdi_watch_record(e->watch, list[i], &incarnation, record, &len);
+        if (have && maybe) {
+            have = incarnation == rdi_watch_incarnation(e->watch, list[i]);
+        }
+        if (have) {
+            s = rdi_engine_add_peer(e, list[i], record, len, NULL);
+        } else if (!maybe) {
+            s = rdi_fail(RONDO_ERR_PEER, "rank %d joined without a record", list[i]);
         }
     }
     rdi_driver_unlock(e->driver);
@@ -314,7 +320,7 @@ static rondo_status grow_once(struct rondo_comm *c, uint64_t until, struct rondo
         }
         qsort(list, (size_t)n, sizeof *list, ascending);
         uint64_t id = rdi_mix(rdi_mix(c->id, UINT64_C(0x776f7267) + attempt), a.epoch);
-        s = copy ? meet(e, copy, nfresh) : rdi_fail(RONDO_ERR_NOMEM, "out of memory");
+        s = copy ? meet(e, copy, nfresh, false) : rdi_fail(RONDO_ERR_NOMEM, "out of memory");
         // Two of them, should one be about to die.
         if (s == RONDO_OK && c->rank < 2) {
             invite(c, id, a.epoch, list, n, copy, nfresh);
@@ -359,25 +365,6 @@ static bool is_invited(const void *arg) {
     return x->invited || x->state != RONDO_OK;
 }
 
-// Of the others that were started again the store may have told their former addresses.
-static rondo_status meet_newcomers(struct rdi_engine *e, const int *list, int n) {
-    uint8_t *record = malloc(RDI_WATCH_RECORD);
-    rondo_status s = record ? RONDO_OK : rdi_fail(RONDO_ERR_NOMEM, "out of memory for a record");
-    rdi_driver_lock(e->driver);
-    for (int i = 0; i < n && s == RONDO_OK; i++) {
-        uint32_t incarnation;
-        size_t len;
-        if (list[i] != e->job.rank &&
-            rdi_watch_record(e->watch, list[i], &incarnation, record, &len) &&
-            incarnation == rdi_watch_incarnation(e->watch, list[i])) {
-            s = rdi_engine_add_peer(e, list[i], record, len, NULL);
-        }
-    }
-    rdi_driver_unlock(e->driver);
-    free(record);
-    return s;
-}
-
 static rondo_status enter_once(struct rdi_engine *e, const struct rdi_watch_invite *in,
                                uint64_t until, struct rondo_comm **out, bool *again) {
     struct extra x;
@@ -395,7 +382,7 @@ static rondo_status enter_once(struct rdi_engine *e, const struct rdi_watch_invi
                      "the job's ranks sent an invitation that this version (%s) cannot read",
                      rondo_version());
     }
-    s = s == RONDO_OK ? meet_newcomers(e, list, n) : s;
+    s = s == RONDO_OK ? meet(e, list, n, true) : s;
     if (s == RONDO_OK) {
         s = make(e, in->comm, list, n, in->epoch, &x.plan, out);
         s = settle(e, in->comm, TAG(TAG_GROWN, 1), list, n, in->epoch, s, out, until, again);

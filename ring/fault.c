@@ -217,11 +217,6 @@ static int accused_progress(struct rondo_comm *c, uint64_t now) {
             report(c, now);
             return 1;
         }
-    } else if (now >= c->accused.until && !c->accused.patient && !rdi_watch_answers(w)) {
-        // Whether that one lives is decided after peer_timeout, and then somebody gives the verdict.
-        c->accused.patient = true;
-        c->accused.until = now + (uint64_t)c->engine->options.num[RDI_OPT_PEER_TIMEOUT] * MS_NS +
-                           REPORT_NS;
     } else if (now >= c->accused.until) {
         rdi_fault_decide(c, c->accused.status, c->accused.why);
         return 1;

@@ -269,7 +269,6 @@ struct rondo_comm {
         rondo_status status;
         int peer; // the rank whose link failed; -1
         uint64_t since, until;
-        bool patient; // the one who decides may be lost itself
         char why[RDI_ERROR_TEXT];
     } accused;
     // The failure as rondo_comm_failure() tells it; complete before `status` is set.

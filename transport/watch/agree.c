@@ -122,15 +122,6 @@ bool rdi_watch_verdict(struct rdi_watch *w, uint64_t comm, uint64_t *epoch, rond
     return known;
 }
 
-bool rdi_watch_answers(struct rdi_watch *w) {
-    pthread_mutex_lock(&w->lock);
-    int who = rdi_w_coordinator(w);
-    bool answers = who == w->rank ||
-                   (rdi_w_linked(w, who) && rdi_w_now(w) < w->ranks[who].heard + rdi_w_lately(w));
-    pthread_mutex_unlock(&w->lock);
-    return answers;
-}
-
 // ---- Votes ---------------------------------------------------------------------------------------
 
 static const struct rdi_w_final *find_final(const struct rdi_watch *w, uint64_t comm,

@@ -574,7 +574,6 @@ int rdi_w_member_progress(struct rdi_watch *w, uint64_t now) {
         commit_if_whole(w); // one that is stopped by now need not answer
         if (w->proposing && now >= w->proposed_at + REPEAT) {
             spread(w);
-            commit_if_whole(w); // one that has not answered may have been stopped meanwhile
         }
         return 0;
     }

@@ -108,9 +108,6 @@ void rdi_watch_report(struct rdi_watch *w, uint64_t comm, rondo_status s, int cu
 bool rdi_watch_verdict(struct rdi_watch *w, uint64_t comm, uint64_t *epoch, rondo_status *s,
                        int *culprit, char text[RDI_ERROR_TEXT]);
 
-// Whether the rank that gives verdicts was heard lately, so that one may be expected.
-bool rdi_watch_answers(struct rdi_watch *w);
-
 // ---- Votes: agreement among the live members of a communicator -----------------------------------
 
 struct rdi_watch_result {
