@@ -18,6 +18,8 @@
 
 #include "transport/internal.h"
 
+#include <sys/types.h>
+
 #define CF_MS UINT64_C(1000000)
 #define CF_SECOND UINT64_C(1000000000)
 #define CF_TEXT 3000 // longest text of a result
@@ -61,11 +63,12 @@ rondo_status cf_load_options(const struct cf_options *o, const char *more, struc
 // ---- Checks --------------------------------------------------------------------------------------
 
 enum {
-    CF_ALL = 1,     // all ranks take part together, not pairs of partners
-    CF_THREE = 2,   // needs three ranks
-    CF_RESET = 4,   // needs a transport that can lose a path and reset it
-    CF_CUT = 8,     // needs a way to cut the path
-    CF_LONGER = 16, // only with --long
+    CF_ALL = 1,       // all ranks take part together, not pairs of partners
+    CF_THREE = 2,     // needs three ranks
+    CF_RESET = 4,     // needs a transport that can lose a path and reset it
+    CF_CUT = 8,       // needs a way to cut the path
+    CF_LONGER = 16,   // only with --long
+    CF_OWN_TIME = 32, // --timeout does not shorten it: it is no check of the user's
 };
 struct cf;
 struct cf_check {
@@ -229,5 +232,17 @@ unsigned cf_deadline(const struct cf_place *place, const struct cf_check *check)
 // Runs the check in a child, ends it at its deadline, and says how it went.
 void cf_run_child(const struct cf_place *place, const struct cf_check *check, int seq, int round,
                   struct cf_outcome *out);
+
+// The process that forks the children: begun before the keeper has threads, told the rank's place, asked for one
+// check after another.
+struct cf_parent {
+    pid_t pid;
+    int wire;
+};
+rondo_status cf_parent_start(struct cf_parent *p);
+rondo_status cf_parent_brief(struct cf_parent *p, const struct cf_place *place);
+rondo_status cf_parent_run(struct cf_parent *p, const struct cf_check *check, int seq, int round,
+                           struct cf_outcome *out);
+void cf_parent_end(struct cf_parent *p);
 
 #endif

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// A rank's keeper: joins the job, runs one check after another in children of its own, and tells the others
-// how each went. It is the one process that must not fail, so it has no net and no threads of its own.
+// A rank's keeper: joins the job, has one check after another run in a child, and tells the others how each went.
+// It is the one process that must not fail, so it has no net; its children are forked by their parent (parent.c).
 //
-//   keeper of rank 0         keeper of rank 1
-//     fork --> child <------> child <-- fork        nets, links; they meet through the store
-//     outcome  <------------> outcome               exchanged through the store when both have ended
+//   keeper of rank 0                        keeper of rank 1
+//     parent --> child <------> child <-- parent    nets, links; they meet through the store
+//     outcome  <--------------------> outcome       exchanged through the store when both have ended
 #include "transport/bootstrap/bootstrap.h"
 #include "transport/bootstrap/exchange.h"
 #include "transport/conform/check.h"
@@ -28,6 +28,7 @@ struct keeper {
     struct rdi_options options;
     struct rdi_bootstrap *b;
     struct cf_place place;
+    struct cf_parent parent;
     struct cf_outcome *ranks;
     void **all;
     size_t *lens;
@@ -142,7 +143,8 @@ static rondo_status join(struct keeper *k) {
     p->port = launch.port;
     bool serves = p->job.rank == 0 && !launch.launcher_store && !launch.loopback;
     snprintf(p->host, sizeof p->host, "%s", serves ? "127.0.0.1" : launch.host);
-    return meet(k);
+    rondo_status met = meet(k);
+    return met == RONDO_OK ? cf_parent_brief(&k->parent, p) : met;
 }
 
 // ---- Reports, on rank 0 --------------------------------------------------------------------------
@@ -205,13 +207,16 @@ static rondo_status run_check(struct keeper *k, const struct cf_check *check, in
     struct cf_outcome own;
     char name[48];
     size_t len;
-    cf_run_child(&k->place, check, seq, round, &own);
+    rondo_status s = cf_parent_run(&k->parent, check, seq, round, &own);
+    if (s != RONDO_OK) {
+        return s;
+    }
     char *bytes = cf_pack(&own, 1, &len);
     if (bytes == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory for an outcome");
     }
     snprintf(name, sizeof name, "check%d", seq);
-    rondo_status s = exchange(k, name, bytes, len);
+    s = exchange(k, name, bytes, len);
     free(bytes);
     for (int r = 0; s == RONDO_OK && r < k->place.job.size; r++) {
         if (!cf_unpack(k->all[r], k->lens[r], &k->ranks[r], 1)) {
@@ -232,8 +237,12 @@ static void open_only(struct cf *c) {
 
 // Whether there is such a transport at all on every rank. The text begins with an exit code.
 static rondo_status run_preflight(struct keeper *k, char text[CF_TEXT]) {
-    static const struct cf_check check = {
-        .id = "open", .title = "", .rule = "", .run = open_only, .needs = CF_ALL, .seconds = 20};
+    static const struct cf_check check = {.id = "open",
+                                          .title = "",
+                                          .rule = "",
+                                          .run = open_only,
+                                          .needs = CF_ALL | CF_OWN_TIME,
+                                          .seconds = 20};
     rondo_status s = run_check(k, &check, -1, 0);
     text[0] = '\0';
     for (int r = 0; s == RONDO_OK && r < k->place.job.size && text[0] == '\0'; r++) {
@@ -309,13 +318,15 @@ int cf_keep(const struct cf_options *o, const struct cf_check *const *chosen, in
     int code = CF_FAILED;
     rdi_env_system(&k.env, NULL, NULL);
     signal(SIGPIPE, SIG_IGN);
-    rondo_status s = join(&k);
+    rondo_status s = cf_parent_start(&k.parent);
+    s = s == RONDO_OK ? join(&k) : s;
     if (s == RONDO_OK) {
         code = run(&k);
     } else {
         (void)cf_complain("%s", rondo_last_error());
         code = s == RONDO_ERR_INVALID || s == RONDO_ERR_USAGE ? CF_USAGE : CF_FAILED;
     }
+    cf_parent_end(&k.parent);
     rdi_store_close(k.reports);
     rdi_bootstrap_close(k.b);
     rdi_job_clear(&k.place.job);

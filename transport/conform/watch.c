@@ -32,7 +32,9 @@ struct child {
 unsigned cf_deadline(const struct cf_place *place, const struct cf_check *check) {
     unsigned own = check->seconds * (CF_SANITIZED ? 3 : 1);
     own *= place->options->longer && (check->needs & CF_LONGER) == 0 ? 10 : 1;
-    return place->options->timeout_s > 0 ? (unsigned)place->options->timeout_s : own;
+    unsigned wish = (unsigned)place->options->timeout_s; // 0: none
+    bool fixed = (check->needs & CF_OWN_TIME) != 0 && wish < own;
+    return wish == 0 || fixed ? own : wish;
 }
 
 // Appends what the child printed, its end if it is long.
