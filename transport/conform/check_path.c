@@ -71,16 +71,18 @@ void cf_check_path_cut(struct cf *c) {
     out.scribble = true;
     out.may_end = in.may_end = true;
     uint64_t end = cf_wait_begin(c, 0, "all messages came, though the path was cut");
-    while (!move(c, &out, &in)) {
-        if (c->first && cuts < wanted && in.taken >= next && p.out->state == RDI_LINK_UP) {
+    for (bool done = false; !done;
+         cf_wait_turn(c, end, "all messages came, though the path was cut")) {
+        bool more = c->first && cuts < wanted;
+        // No further than to the next cut: a quick flood must not be over before the last one.
+        in.count = more ? next : count;
+        done = move(c, &out, &in) && !more;
+        if (more && in.taken >= next && p.out->state == RDI_LINK_UP) {
             cuts++;
             next += count / (wanted + 1);
             cf_cut(c, cuts % 2 == 0 ? p.out : p.in, 300);
         }
-        cf_wait_turn(c, end, "all messages came, though the path was cut");
     }
-    cf_expect(c, !c->first || cuts == wanted, "the path was cut %u times instead of %u", cuts,
-              wanted);
     cf_flow_end(&out);
     cf_flow_end(&in);
     cf_expect(c, p.n->accepts == 1, "a link that came back was taken for a new one");
