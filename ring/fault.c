@@ -207,13 +207,21 @@ void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char
     rdi_watch_hint(e->watch, c->world[peer]);
 }
 
+// Whether the rank whose link failed is known not to have died by that.
+static bool lives(const struct rondo_comm *c) {
+    const struct rdi_engine *e = c->engine;
+    int peer = c->world[c->accused.peer];
+    // A path fails when it was gone for path_grace. Somebody who heard that rank meanwhile heard it without the path.
+    uint64_t grace = (uint64_t)e->options.num[RDI_OPT_PATH_GRACE] * MS_NS;
+    uint64_t since = c->accused.since + ALIVE_NS;
+    return rdi_watch_heard(e->watch, peer, since) || rdi_watch_has_left(e->watch, peer) ||
+           (c->accused.status == RONDO_ERR_PATH && since > grace &&
+            rdi_watch_vouched(e->watch, peer, since - grace));
+}
+
 static int accused_progress(struct rondo_comm *c, uint64_t now) {
-    struct rdi_watch *w = c->engine->watch;
     if (c->accused.stage == RDI_HELD) {
-        int peer = c->world[c->accused.peer];
-        bool lives = rdi_watch_heard(w, peer, c->accused.since + ALIVE_NS) ||
-                     rdi_watch_has_left(w, peer);
-        if (lives || now >= c->accused.until) {
+        if (lives(c) || now >= c->accused.until) {
             report(c, now);
             return 1;
         }

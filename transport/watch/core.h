@@ -66,6 +66,7 @@ struct rdi_w_rank {
     uint32_t record_len, record_total, record_incarnation;
     bool ready;
     uint64_t alive_until; // somebody hears it: silence is no evidence until then
+    uint64_t lived_at;    // another rank heard it then or later
 };
 
 struct rdi_w_verdict_entry {

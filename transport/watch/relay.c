@@ -24,6 +24,9 @@ void rdi_w_lives_behind(struct rdi_watch *w, int rank, int via) {
     struct rdi_w_rank *r = &w->ranks[rank];
     r->via = via + 1;
     r->alive_until = rdi_w_now(w) + rdi_w_lately(w);
+    // Who says so heard it lately, or was told so lately by one who had.
+    uint64_t ago = 2 * rdi_w_lately(w);
+    r->lived_at = rdi_w_now(w) > ago ? rdi_w_now(w) - ago : 0;
     if (r->cause != RDI_CAUSE_DEAD) {
         rdi_w_clear(w, rank);
     }

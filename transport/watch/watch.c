@@ -282,6 +282,14 @@ bool rdi_watch_heard(struct rdi_watch *w, int rank, uint64_t since) {
     return heard;
 }
 
+bool rdi_watch_vouched(struct rdi_watch *w, int rank, uint64_t since) {
+    pthread_mutex_lock(&w->lock);
+    const struct rdi_w_rank *r = &w->ranks[rank];
+    bool vouched = r->lived_at > since && r->cause != RDI_CAUSE_DEAD;
+    pthread_mutex_unlock(&w->lock);
+    return vouched;
+}
+
 rondo_status rdi_watch_state(struct rdi_watch *w, char why[RDI_ERROR_TEXT]) {
     pthread_mutex_lock(&w->lock);
     rondo_status s = w->state;

@@ -83,6 +83,8 @@ uint64_t rdi_watch_first_failure(struct rdi_watch *w, const int *ranks, int n, u
 void rdi_watch_text(struct rdi_watch *w, int rank, char buf[RDI_WATCH_TEXT]);
 // Whether anything was heard of a rank after that time (of the env's clock). False for one not watched from here.
 bool rdi_watch_heard(struct rdi_watch *w, int rank, uint64_t since);
+// Whether another rank is known to have heard it after that time.
+bool rdi_watch_vouched(struct rdi_watch *w, int rank, uint64_t since);
 // RONDO_OK; RONDO_ERR_PARTITIONED: this side has no majority; RONDO_ERR_PEER: the others have declared this rank
 // itself lost. Final. `why` receives the text.
 rondo_status rdi_watch_state(struct rdi_watch *w, char why[RDI_ERROR_TEXT]);
