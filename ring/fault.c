@@ -3,7 +3,7 @@
 //
 //            rdi_comm_fail_link()                        rdi_comm_fail(): abort, mismatch, timeout
 //                   |                                            |
-//                   v    the peer is heard, or time is over      v
+//                   v    the peer lives, or time is over        v
 //   OK ---------> HELD ------------------------------------> REPORTED to the watch
 //    |              |                                            |
 //    |              +---- a rank was declared failed ----+       |  verdict, or no answer in time
