@@ -128,7 +128,9 @@ def draw(seed, index, card):
         t.victims = sorted(rng.sample(range(size), 2 if kind == "kill2" else 1))
     spare = [r for r in range(size) if r not in t.victims]
     if phase == "shrink":
-        t.first = rng.choice(spare)
+        # Both ends of a path that is to be missed have somebody afterwards.
+        ends = [t.on_host(h) for h in (t.pair if kind == "path" else ())]
+        t.first = rng.choice([r for r in spare if [r] not in ends])
     if phase == "bootstrap" and kind in ("kill", "kill2", "stop") and len(spare) > 1 and rng.random() < 0.5:
         others = [r for r in spare if r != 0]
         t.late = rng.choice(others) if others else -1
