@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define LIVE_MAX 4096 // bytes, what sets colours included
+
 void run_sink_open(struct run_sink *k, int epfd, uint32_t index, int fd) {
     struct stat st;
     const char *term = getenv("TERM");
@@ -82,7 +84,8 @@ void run_sink_show_live(struct run_sink *k, const char *prefix, size_t prefix_le
     // erasing one line erases all of it.
     run_sink_put(k, "\033[?7l", 5);
     run_sink_put(k, prefix, prefix_len);
-    run_sink_put(k, text, len);
+    // No terminal is so wide; and a line that never ends would be written again in full for each byte more.
+    run_sink_put(k, text, len < LIVE_MAX ? len : LIVE_MAX);
     run_sink_put(k, "\033[?7h", 5);
     k->live = true;
 }
