@@ -6,6 +6,7 @@
 
 #include <rondo/ddp.h>
 #include <rondo/ring.h>
+#include <rondo/topo.h>
 #include <rondo/transport.h>
 
 #endif
