@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The command lines of rondo-run, rondo-perf, rondo-conform, rondo-doctor and rondo-top. What is accepted must be
+// The command lines of rondo-run, rondo-perf, rondo-conform, rondo-doctor, rondo-top and rondo-topo. What is accepted must be
 // what the commands can do, whatever the words were.
 //
 //   input[0]  which command; then its words, each with a NUL
@@ -7,6 +7,7 @@
 #include "fuzz.h"
 #include "ring/perf/perf.h"
 #include "ring/top/top.h"
+#include "topo/show/show.h"
 #include "transport/conform/conform.h"
 #include "transport/doctor/doctor.h"
 
@@ -75,6 +76,18 @@ static void top(int argc, char **argv) {
     MUST(!o.merge || o.nfiles > 0);
 }
 
+static void topo(int argc, char **argv) {
+    struct ts_options o;
+    if (ts_options_parse(&o, argc, argv) < 0) {
+        MUST(o.n <= TS_HOSTS && !(o.synthetic && (o.n > 0 || o.cluster)));
+        MUST(!o.this_cpuset || o.n > 0 || o.cluster);
+        for (size_t i = 0; i < o.n; i++) {
+            MUST(o.sources[i].file[0] != '\0' && memchr(o.sources[i].name, 0, TS_NAME) != NULL);
+        }
+    }
+    ts_options_free(&o);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static FILE *nowhere;
     struct input in = {.at = data, .left = size};
@@ -91,8 +104,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     FILE *out = stdout, *err = stderr;
     MUST(nowhere != NULL);
     stdout = stderr = nowhere;
-    void (*const commands[])(int, char **) = {run, perf, conform, doctor, top};
-    commands[command % 5](n, words);
+    void (*const commands[])(int, char **) = {run, perf, conform, doctor, top, topo};
+    commands[command % 6](n, words);
     stdout = out;
     stderr = err;
     free(text);

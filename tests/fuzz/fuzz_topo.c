@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// A saved topology, or the description of a cluster: any text. What is accepted must be a machine; what is not must be
+// told with a reason. hwloc never sees a file, so it is not in here.
+//
+//   input[0]  'c': a cluster file follows; else the input is a topology
+#include "fuzz.h"
+#include "topo/internal.h"
+#include "topo/show/show.h"
+
+static void check_machine(const rondo_topo *t) {
+    const rondo_topo_machine_info *m = rondo_topo_machine(t);
+    MUST(m->numas >= 1 && m->numas <= RDI_TOPO_NUMAS);
+    MUST(m->devices >= 0 && m->devices <= RDI_TOPO_DEVICES);
+    MUST(m->allowed_pus >= 1 && m->allowed_pus <= m->pus && m->pus <= RDI_SET_BITS);
+    MUST(m->host && m->cpu && m->allowed_cpus[0] != '\0');
+    for (int i = 0; i < m->numas; i++) {
+        const rondo_topo_numa_info *n = rondo_topo_numa(t, i);
+        MUST(n->os_index >= 0 && n->pus >= 0 && n->pus <= m->allowed_pus && n->cpus);
+        MUST(i == 0 || n->os_index > rondo_topo_numa(t, i - 1)->os_index);
+    }
+}
+
+static void check_device(const rondo_topo *t, int i) {
+    const rondo_topo_device_info *d = rondo_topo_device(t, i);
+    int n = rondo_topo_machine(t)->devices;
+    MUST(d->numa >= -1 && d->numa < rondo_topo_machine(t)->numas);
+    MUST(d->numa < 0 || rondo_topo_to_numa(t, i, d->numa) == RONDO_TOPO_NODE);
+    MUST(d->kind == RONDO_TOPO_GPU || d->rdma[0] != '\0' || d->net[0] != '\0');
+    MUST(d->link_gbps >= 0 && d->link_gbps <= 1e5 && d->pci_gbps >= 0 && d->pci_gbps < 1e6);
+    MUST(d->name[0] != '\0' && d->pci && d->model && d->bridges && d->cpus && d->runtimes);
+    for (int k = 0; k < n; k++) {
+        rondo_topo_distance way = rondo_topo_between(t, i, k);
+        MUST(way <= RONDO_TOPO_SYS && (way == RONDO_TOPO_LOC) == (i == k));
+        MUST(way == rondo_topo_between(t, k, i));
+    }
+}
+
+// What is printed controls no terminal.
+static void check_text(const rondo_topo *t, void (*print)(struct rdi_text *, const rondo_topo *)) {
+    struct rdi_text out = {0};
+    print(&out, t);
+    for (size_t i = 0; i < out.len; i++) {
+        MUST((unsigned char)out.buf[i] >= 0x20 || out.buf[i] == '\n');
+    }
+    rdi_text_free(&out);
+}
+
+static void topology(const char *text, size_t size) {
+    rondo_topo *t = NULL;
+    if (rondo_topo_parse(text, size, "it", &t) != RONDO_OK) {
+        const char *why = strstr(rondo_last_error(), "it is no topology that can be used: ");
+        MUST(t == NULL && why && why[36] != '\0');
+        return;
+    }
+    check_machine(t);
+    for (int i = 0; i < rondo_topo_machine(t)->devices; i++) {
+        check_device(t, i);
+    }
+    check_text(t, ts_text);
+    check_text(t, ts_json);
+    rondo_topo_free(t);
+}
+
+static void cluster(const char *text, size_t size) {
+    struct ts_options o = {0};
+    char why[300] = "";
+    const char *names[64];
+    if (!ts_cluster_read(&o, "folder/cluster", text, size, why, sizeof why)) {
+        MUST(why[0] != '\0' && memchr(why, 0, sizeof why) != NULL);
+    } else {
+        MUST(o.n >= 1 && o.n <= TS_HOSTS);
+        for (size_t i = 0; i < o.n && i < 64; i++) {
+            MUST(o.sources[i].file[0] != '\0' && o.sources[i].name[0] != '\0');
+            MUST(memchr(o.sources[i].name, 0, TS_NAME) != NULL);
+            names[i] = o.sources[i].name;
+        }
+        struct rdi_text out = {0};
+        ts_fold(&out, names, o.n < 64 ? o.n : 64);
+        MUST(out.len > 0);
+        rdi_text_free(&out);
+    }
+    ts_options_free(&o);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    char *text = own_copy(data, size); // without a NUL
+    if (size > 0 && text[0] == 'c') {
+        cluster(text + 1, size - 1);
+    } else {
+        topology(text, size);
+    }
+    free(text);
+    return 0;
+}
