@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 static struct memory files[MEMORY_FILES];
+static size_t zeroed;
 static struct {
     struct memory *file;
     enum descriptor kind;
@@ -59,8 +60,9 @@ static struct memory *memory_of(int fd) {
 // Whoever maps it first finds zeros.
 static void *map_file(struct memory *file) {
     if (file->bytes == NULL) {
-        file->bytes = calloc(1, file->size > 0 ? file->size : 1);
+        file->bytes = malloc(file->size > 0 ? file->size : 1);
         MUST(file->bytes != NULL);
+        memset(file->bytes, 0, file->size < zeroed ? file->size : zeroed);
     }
     return file->bytes;
 }
@@ -91,7 +93,10 @@ static void on_close(struct sock *s) {
     }
 }
 
-void memory_begin(void) { sockets_on_close = on_close; }
+void memory_begin(size_t zeros) {
+    sockets_on_close = on_close;
+    zeroed = zeros;
+}
 
 // ---- Packets -------------------------------------------------------------------------------------
 

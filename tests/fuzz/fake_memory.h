@@ -21,7 +21,9 @@ enum descriptor { // that a peer passes
     DESCRIPTOR_PIPE,   // a write may end the process
 };
 
-void memory_begin(void);
+// Of a file that is mapped so many bytes are zeros, as the kernel gives them. Payload is behind them, and is not read
+// before somebody has written it.
+void memory_begin(size_t zeros);
 // A descriptor of that kind in the product's hands. -1: there are none left.
 int memory_descriptor(enum descriptor kind, size_t size);
 

@@ -10,13 +10,13 @@
 #include "owner.h"
 #include "transport/mem.h"
 #include "transport/shm/shm.h"
+#include "world.h"
 
 #include <errno.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define STEPS 120
-#define MS UINT64_C(1000000)
 #define SLOTS 4u
 #define MSG ((16u << 10) + 64)
 #define BLOCK (32u << 10)
@@ -42,32 +42,10 @@ enum wrong {
 static struct rdi_net *net;
 static struct peer peers[PEERS];
 static struct rdi_options options;
-static const uint8_t job_key[RDI_KEY_BYTES] = "a key that all ranks have";
-static struct rdi_job job = {.rank = 0, .size = 3, .auth = true, .key = job_key, .host = "here"};
-static uint64_t clock_ns, frees, first_alive;
+static struct rdi_job job = {.rank = 0, .size = 3, .auth = true, .key = world_key, .host = "here"};
+static uint64_t frees, first_alive;
 static int dial_error;
 static uint8_t dial_how;
-
-static uint64_t now(void *self) {
-    (void)self;
-    return clock_ns;
-}
-
-static void count_up(void *self, void *buf, size_t n) {
-    static uint8_t next;
-    (void)self;
-    for (size_t i = 0; i < n; i++) {
-        ((uint8_t *)buf)[i] = next++;
-    }
-}
-
-static void check_line(void *self, rondo_log_level level, const char *line) {
-    (void)self;
-    (void)level;
-    MUST(is_clean(line));
-}
-
-static const struct rdi_env env = {.now = now, .random = count_up, .log = check_line};
 
 // ---- Peers ---------------------------------------------------------------------------------------
 
@@ -155,39 +133,41 @@ static void after_handshake(struct peer *p, size_t region) {
     }
 }
 
-// Carries on with what ranks say to each other before a link is up.
-static void talk(void) {
+// How large the region is that this peer gives, once.
+static size_t shake(struct peer *p) {
+    uint8_t bytes[RDI_HS_BUFFER];
+    size_t used, n, region = 0;
+    while (p->hs.state == RDI_HS_RUNNING && packet_take(p->s, bytes, sizeof bytes, &n)) {
+        rdi_hs_input(&p->hs, bytes, n, &used);
+    }
+    if (p->hs.state == RDI_HS_NEED_REPLY) {
+        rdi_hs_reply(&p->hs, bytes, shm_reply_write(&p->reply, bytes));
+        region = shm_region_bytes(p->reply.slots % 8, p->reply.max_msg);
+    }
+    if (p->hs.out_len > p->hs.out_off) {
+        n = p->hs.out_len - p->hs.out_off;
+        packet_give(p->s, p->hs.out + p->hs.out_off, n, NULL, 0);
+        rdi_hs_sent(&p->hs, n);
+    }
+    return region;
+}
+
+// Carries on with what ranks say to each other before a link is up. Whether anybody said something.
+static bool talk(void) {
+    bool moved = false;
     forget_closed();
     for (unsigned i = 0; i < PEERS; i++) {
         struct peer *p = &peers[i];
-        uint8_t bytes[RDI_HS_BUFFER];
-        size_t used, n, region = 0;
         if (p->s == NULL || p->raw || p->s->kind != SOCKET_CONNECTED) {
             continue;
         }
-        while (p->hs.state == RDI_HS_RUNNING && packet_take(p->s, bytes, sizeof bytes, &n)) {
-            rdi_hs_input(&p->hs, bytes, n, &used);
-        }
-        if (p->hs.state == RDI_HS_NEED_REPLY) {
-            rdi_hs_reply(&p->hs, bytes, shm_reply_write(&p->reply, bytes));
-            region = shm_region_bytes(p->reply.slots % 8, p->reply.max_msg);
-        }
-        if (p->hs.out_len > p->hs.out_off) {
-            n = p->hs.out_len - p->hs.out_off;
-            packet_give(p->s, p->hs.out + p->hs.out_off, n, NULL, 0);
-            rdi_hs_sent(&p->hs, n);
-        }
-        if (p->hs.state == RDI_HS_DONE) {
+        size_t had = p->s->out_len, region = p->hs.state != RDI_HS_DONE ? shake(p) : 0;
+        moved |= had > 0 || region > 0 || p->s->in_off < p->s->in_len;
+        if (p->hs.state == RDI_HS_DONE && (region > 0 || p->s->out_len > 0)) {
             after_handshake(p, region);
         }
     }
-}
-
-static void change(void *bytes, size_t n, struct input *in) {
-    for (unsigned times = take_byte(in) % 4; times > 0; times--) {
-        uint8_t at = take_byte(in);
-        ((uint8_t *)bytes)[at % n] ^= take_byte(in);
-    }
+    return moved;
 }
 
 // Of /proc/self/ns/user: a call less.
@@ -223,7 +203,7 @@ int __wrap_shm_dial(const struct shm_address *a) {
         memcpy(p->reply.name, a->name, sizeof a->name);
         p->reply.slots = dial_how & 128 ? SLOTS / 2 : SLOTS;
         p->reply.status = dial_how == 255 ? RONDO_ERR_NOMEM : RONDO_OK;
-        rdi_hs_accept(&p->hs, RDI_HS_SHM, &job, &env);
+        rdi_hs_accept(&p->hs, RDI_HS_SHM, &job, &world_env);
     }
     return s->fd;
 }
@@ -300,9 +280,10 @@ static void progress(struct input *in) {
     uint8_t how = take_byte(in);
     owner.how = how >> 5;
     clock_ns += steps[how % 8] * MS;
-    for (int i = 0; i < 3; i++) {
-        talk();
-        net->ops->progress(net, how & 8);
+    bool moved = true;
+    for (int i = 0; i < 3 && moved; i++) {
+        moved = talk();
+        moved |= net->ops->progress(net, how & 8) > 0 || how & 8;
         check();
     }
     if (how & 16) {
@@ -340,10 +321,10 @@ static void peer_connects(struct input *in) {
     }
     size_t n = shm_hello_write(&h, bytes);
     if (who & 0x80) {
-        change(bytes, n, in);
+        world_change(bytes, n, in);
     }
     p->s->mark = who >> 6 & 1;
-    rdi_hs_connect(&p->hs, RDI_HS_SHM, &job, &env, bytes, n);
+    rdi_hs_connect(&p->hs, RDI_HS_SHM, &job, &world_env, bytes, n);
 }
 
 static void connect_to_peer(struct input *in) {
@@ -358,7 +339,7 @@ static void connect_to_peer(struct input *in) {
     a.user_ns = ((struct shm_net *)net)->address.user_ns;
     size_t n = shm_address_write(&a, bytes);
     if (how & 0x80) {
-        change(bytes, n, in);
+        world_change(bytes, n, in);
     }
     if (h != NULL && net->ops->reach(net, bytes, n) == RONDO_OK) {
         rondo_status s = net->ops->connect(net, &id, bytes, n, &h->link);
@@ -505,19 +486,21 @@ static void trouble(struct input *in) {
 
 static void begin(uint8_t how) {
     struct rdi_net_params params = {
-        .env = env, .options = &options, .job = &job, .events = &owner_events};
+        .env = world_env, .options = &options, .job = &job, .events = &owner_events};
     job.auth = how & 1;
     options.num[RDI_OPT_SLOTS] = SLOTS;
     options.num[RDI_OPT_CHUNK] = MSG;
     options.num[RDI_OPT_ZERO_COPY] = !(how & 2);
     options.num[RDI_OPT_CONNECT_TIMEOUT] = 5000;
-    clock_ns = 1000 * MS;
+    world_begin();
     frees = 0;
     first_alive = 1;
-    memset(peers, 0, sizeof peers);
+    for (unsigned i = 0; i < PEERS; i++) {
+        peers[i].s = NULL;
+    }
     owner = (struct owner){
         .slots = SLOTS, .max_msg = MSG, .longest = MSG, .ranks = job.size, .rank = job.rank};
-    memory_begin();
+    memory_begin(shm_region_bytes(SLOTS, 0));
     block_fd = memory_descriptor(DESCRIPTOR_MEMORY, BLOCK);
     MUST(rdi_shm_ops.open(&params, &net) == RONDO_OK);
 }
@@ -527,7 +510,8 @@ static void end(void) {
     sockets_no_descriptors = false;
     owner.how = 0;
     dial_error = ECONNREFUSED;
-    for (int i = 0; i < 6; i++) {
+    bool done = false;
+    for (int i = 0; i < 6 && !done; i++) {
         for (unsigned k = 0; k < PEERS; k++) {
             if (peers[k].s != NULL) {
                 peers[k].s->room = SOCKET_OUT;
@@ -538,6 +522,7 @@ static void end(void) {
         check();
         clock_ns += 2500 * MS;
         forget_closed();
+        done = owner_is_idle() && sockets_pick(SOCKET_CONNECTED, 0) == NULL;
     }
     owner_end();
     net->ops->close(net);

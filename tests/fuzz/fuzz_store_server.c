@@ -7,14 +7,12 @@
 // each gets its answers in order, and of a key what somebody has set there; no waiting is for ever; nothing is left.
 #include "sockets.h"
 #include "transport/bootstrap/store_server.h"
+#include "world.h"
 
 #include <sys/epoll.h>
 #include <unistd.h>
 
-static const uint8_t job_key[RDI_KEY_BYTES] = "a key that all ranks have";
-
 #define STEPS 150
-#define MS UINT64_C(1000000)
 #define CLIENTS 8
 #define KEYS 4
 #define LIMIT 20000u
@@ -32,21 +30,7 @@ struct client {
 
 static struct rdi_store_server server;
 static struct client clients[CLIENTS];
-static uint64_t clock_ns;
 static bool wild;
-
-static uint64_t now(void *self) {
-    (void)self;
-    return clock_ns;
-}
-
-static void count_up(void *self, void *buf, size_t n) {
-    static uint8_t next;
-    (void)self;
-    for (size_t i = 0; i < n; i++) {
-        ((uint8_t *)buf)[i] = next++;
-    }
-}
 
 // For the address of a stranger, in text.
 int __wrap_getnameinfo(const struct sockaddr *a, socklen_t len, char *host, socklen_t host_len,
@@ -151,25 +135,49 @@ static void hear(struct client *c) {
     }
 }
 
-static void talk(void) {
+// Whether it went on.
+static bool shake(struct client *c) {
+    uint8_t bytes[RDI_HS_BUFFER];
+    size_t used, n;
+    while (c->hs.state == RDI_HS_RUNNING && (n = sockets_take(c->s, bytes, sizeof bytes)) > 0) {
+        rdi_hs_input(&c->hs, bytes, n, &used);
+    }
+    n = c->hs.out_len - c->hs.out_off;
+    sockets_give(c->s, c->hs.out + c->hs.out_off, n);
+    rdi_hs_sent(&c->hs, n);
+    return n > 0;
+}
+
+static bool talk(void) {
+    bool moved = false;
     forget_closed();
     for (unsigned i = 0; i < CLIENTS; i++) {
         struct client *c = &clients[i];
-        uint8_t bytes[RDI_HS_BUFFER];
-        size_t used, n;
         if (c->s == NULL || c->raw) {
             continue;
         }
-        while (c->hs.state == RDI_HS_RUNNING && (n = sockets_take(c->s, bytes, sizeof bytes)) > 0) {
-            rdi_hs_input(&c->hs, bytes, n, &used);
+        if (c->hs.state != RDI_HS_DONE) {
+            moved |= shake(c);
         }
-        n = c->hs.out_len - c->hs.out_off;
-        sockets_give(c->s, c->hs.out + c->hs.out_off, n);
-        rdi_hs_sent(&c->hs, n);
         if (c->hs.state == RDI_HS_DONE) {
             hear(c);
         }
     }
+    return moved;
+}
+
+// Only a turn changes what is stored.
+static void check_data(void) {
+    const struct rdi_data *d = &server.data;
+    size_t entries = 0, bytes = 0;
+    for (size_t b = 0; b < d->bucket_count; b++) {
+        for (const struct rdi_entry *e = d->buckets[b]; e != NULL; e = e->next) {
+            entries++;
+            bytes += e->key_len + (e->value != NULL ? e->value->len : 0);
+            MUST(e->value == NULL || e->value->refs >= 1);
+        }
+    }
+    MUST(entries == d->entries && bytes <= d->bytes && d->bytes <= LIMIT);
 }
 
 // ---- Steps ---------------------------------------------------------------------------------------
@@ -180,11 +188,13 @@ static void turn(struct input *in) {
     struct epoll_event ready[64];
     uint8_t how = take_byte(in);
     clock_ns += steps[how % 8] * MS;
-    for (int round = 0; round < 3; round++) {
-        talk();
+    bool moved = true;
+    for (int round = 0; round < 3 && moved; round++) {
+        moved = talk();
         int n = epoll_wait(server.epoll, ready, 64, 0);
         for (int i = 0; i < n; i++) {
             rdi_conn_serve(&server, ready[i].data.ptr);
+            moved = true;
         }
         struct rdi_conn_list *lists[] = {&server.strangers, &server.clients};
         server.check_at = UINT64_MAX;
@@ -198,6 +208,7 @@ static void turn(struct input *in) {
         rdi_conn_bury(&server);
     }
     talk();
+    check_data();
 }
 
 static void knock(struct input *in) {
@@ -211,13 +222,18 @@ static void knock(struct input *in) {
     if (s == NULL) {
         return;
     }
-    clients[i] = (struct client){.s = s, .raw = how & 1, .wild = how & 1};
-    if (clients[i].raw) {
+    struct client *c = &clients[i];
+    c->s = s;
+    c->raw = c->wild = how & 1;
+    c->first = c->last = 0;
+    c->member = false;
+    c->got_len = 0;
+    if (c->raw) {
         size_t n;
         const uint8_t *bytes = take_bytes(in, how >> 1, &n);
         sockets_give(s, bytes, n);
     } else {
-        rdi_hs_connect(&clients[i].hs, RDI_HS_STORE, &server.job, &server.env, NULL, 0);
+        rdi_hs_connect(&c->hs, RDI_HS_STORE, &server.job, &server.env, NULL, 0);
     }
     rdi_conn_adopt(&server, s->fd);
     rdi_conn_bury(&server);
@@ -317,16 +333,7 @@ static void end_client(struct input *in) {
 // ---- The whole -----------------------------------------------------------------------------------
 
 static void check_accounts(void) {
-    const struct rdi_data *d = &server.data;
-    size_t entries = 0, bytes = 0;
-    for (size_t b = 0; b < d->bucket_count; b++) {
-        for (const struct rdi_entry *e = d->buckets[b]; e != NULL; e = e->next) {
-            entries++;
-            bytes += e->key_len + (e->value != NULL ? e->value->len : 0);
-            MUST(e->value == NULL || e->value->refs >= 1);
-        }
-    }
-    MUST(entries == d->entries && bytes <= d->bytes && d->bytes <= LIMIT);
+    MUST(server.data.bytes <= LIMIT);
     MUST(atomic_load(&server.clients_now) == server.clients.count);
     size_t members = 0;
     for (const struct rdi_conn *c = server.clients.first; c != NULL; c = c->next) {
@@ -342,11 +349,13 @@ static void check_accounts(void) {
 
 static void begin(void) {
     memset(&server, 0, sizeof server);
-    memset(clients, 0, sizeof clients);
-    clock_ns = 1000 * MS;
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        clients[i].s = NULL;
+    }
+    world_begin();
     wild = false;
-    server.job = (struct rdi_job){.size = 2, .auth = true, .key = job_key};
-    server.env = (struct rdi_env){.now = now, .random = count_up};
+    server.job = (struct rdi_job){.size = 2, .auth = true, .key = world_key};
+    server.env = world_env;
     server.limits = (struct rdi_store_limits){
         .clients = 6, .strangers = 3, .handshake_ms = 1000, .stall_ms = 3000, .bytes = LIMIT};
     server.epoll = epoll_create1(0);

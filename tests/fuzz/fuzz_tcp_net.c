@@ -9,12 +9,13 @@
 #include "owner.h"
 #include "sockets.h"
 #include "transport/tcp/tcp.h"
+#include "world.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <sys/mman.h>
 
 #define STEPS 120
-#define MS UINT64_C(1000000)
 #define SLOTS 4
 #define MSG 256u
 #define PEERS 24
@@ -29,30 +30,8 @@ struct peer { // the other end of a connection
 static struct rdi_net *net;
 static struct peer peers[PEERS];
 static struct rdi_options options;
-static const uint8_t key[RDI_KEY_BYTES] = "a key that all ranks have";
-static const struct rdi_job job = {.rank = 0, .size = 3, .auth = true, .key = key, .host = "here"};
-static uint64_t clock_ns;
-
-static uint64_t now(void *self) {
-    (void)self;
-    return clock_ns;
-}
-
-static void count_up(void *self, void *buf, size_t n) {
-    static uint8_t next;
-    (void)self;
-    for (size_t i = 0; i < n; i++) {
-        ((uint8_t *)buf)[i] = next++;
-    }
-}
-
-static void check_line(void *self, rondo_log_level level, const char *line) {
-    (void)self;
-    (void)level;
-    MUST(is_clean(line));
-}
-
-static const struct rdi_env env = {.now = now, .random = count_up, .log = check_line};
+static const struct rdi_job job = {
+    .rank = 0, .size = 3, .auth = true, .key = world_key, .host = "here"};
 
 // Two rails and loopback.
 rondo_status __wrap_rdi_netif_list(const struct rdi_options *o, struct rdi_netif *out, size_t cap,
@@ -68,6 +47,23 @@ rondo_status __wrap_rdi_netif_list(const struct rdi_options *o, struct rdi_netif
     }
     *n = 3;
     return RONDO_OK;
+}
+
+// A link's memory: a block of its own, so that a sanitizer sees a step beyond its end.
+void *__wrap_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset);
+void *__wrap_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset) {
+    MUST(at == NULL && protection == (PROT_READ | PROT_WRITE) && fd == -1 && offset == 0);
+    MUST(flags & MAP_ANONYMOUS && flags & MAP_PRIVATE);
+    void *block = aligned_alloc(64, n);
+    MUST(block != NULL && n % 64 == 0);
+    return memset(block, 0, n);
+}
+
+int __wrap_munmap(void *at, size_t n);
+int __wrap_munmap(void *at, size_t n) {
+    (void)n;
+    free(at);
+    return 0;
 }
 
 // ---- Peers ---------------------------------------------------------------------------------------
@@ -93,29 +89,39 @@ static void forget_closed(void) {
     }
 }
 
-// Carries the handshakes on.
-static void talk(void) {
+// Whether it went on.
+static bool shake(struct peer *p) {
+    uint8_t bytes[RDI_HS_BUFFER];
+    size_t used, n;
+    while (p->hs.state == RDI_HS_RUNNING && (n = sockets_take(p->s, bytes, sizeof bytes)) > 0) {
+        rdi_hs_input(&p->hs, bytes, n, &used);
+    }
+    if (p->hs.state == RDI_HS_NEED_REPLY) {
+        rdi_hs_reply(&p->hs, bytes, rdi_tcp_reply_write(&p->reply, bytes));
+    }
+    n = p->hs.out_len - p->hs.out_off;
+    sockets_give(p->s, p->hs.out + p->hs.out_off, n);
+    rdi_hs_sent(&p->hs, n);
+    return n > 0 || p->hs.state != RDI_HS_RUNNING;
+}
+
+// Carries the handshakes on. Whether one of them went on.
+static bool talk(void) {
+    bool moved = false;
     forget_closed();
     for (unsigned i = 0; i < PEERS; i++) {
         struct peer *p = &peers[i];
-        uint8_t bytes[RDI_HS_BUFFER];
-        size_t used, n;
         if (p->s == NULL || p->raw || p->s->kind != SOCKET_CONNECTED) {
             continue;
         }
-        while (p->hs.state == RDI_HS_RUNNING && (n = sockets_take(p->s, bytes, sizeof bytes)) > 0) {
-            rdi_hs_input(&p->hs, bytes, n, &used);
+        if (p->hs.state != RDI_HS_DONE) {
+            moved |= shake(p);
         }
-        if (p->hs.state == RDI_HS_NEED_REPLY) {
-            rdi_hs_reply(&p->hs, bytes, rdi_tcp_reply_write(&p->reply, bytes));
-        }
-        n = p->hs.out_len - p->hs.out_off;
-        sockets_give(p->s, p->hs.out + p->hs.out_off, n);
-        rdi_hs_sent(&p->hs, n);
         if (p->hs.state == RDI_HS_DONE) {
             p->s->out_len = 0; // frames, which are not looked at
         }
     }
+    return moved;
 }
 
 static struct peer *pick_peer(uint8_t number) {
@@ -128,13 +134,6 @@ static struct peer *pick_peer(uint8_t number) {
     return NULL;
 }
 
-static void change(void *bytes, size_t n, struct input *in) {
-    for (unsigned times = take_byte(in) % 4; times > 0; times--) {
-        uint8_t at = take_byte(in);
-        ((uint8_t *)bytes)[at % n] ^= take_byte(in);
-    }
-}
-
 // ---- Steps ---------------------------------------------------------------------------------------
 
 static void progress(struct input *in) {
@@ -142,9 +141,10 @@ static void progress(struct input *in) {
     uint8_t how = take_byte(in);
     owner.how = how >> 5;
     clock_ns += steps[how % 8] * MS;
-    for (int i = 0; i < 3; i++) {
-        talk();
-        net->ops->progress(net, how & 8);
+    bool moved = true;
+    for (int i = 0; i < 3 && moved; i++) {
+        moved = talk();
+        moved |= net->ops->progress(net, how & 8) > 0 || how & 8;
         owner_check();
     }
     if (how & 16) {
@@ -188,9 +188,9 @@ static void peer_connects(struct input *in) {
         }
         size_t n = rdi_tcp_hello_write(&h, bytes);
         if (what & 0x80) {
-            change(bytes, n, in);
+            world_change(bytes, n, in);
         }
-        rdi_hs_connect(&p->hs, RDI_HS_TCP, &job, &env, bytes, n);
+        rdi_hs_connect(&p->hs, RDI_HS_TCP, &job, &world_env, bytes, n);
     }
 }
 
@@ -258,7 +258,7 @@ static void give_frame(struct input *in) {
     memset(bytes, 'p', sizeof bytes);
     size_t n = right_frame(path, how, len, bytes);
     if (how & 0x80) {
-        change(bytes, RDI_TCP_HEADER, in);
+        world_change(bytes, RDI_TCP_HEADER, in);
     }
     sockets_give(p->s, bytes, n);
 }
@@ -295,7 +295,7 @@ static void connect_to_peer(struct input *in) {
     }
     size_t n = rdi_tcp_blob_write(&blob, bytes);
     if (how & 0x80) {
-        change(bytes, n, in);
+        world_change(bytes, n, in);
     }
     if (h != NULL && net->ops->reach(net, bytes, n) == RONDO_OK) {
         rondo_status s = net->ops->connect(net, &id, bytes, n, &h->link);
@@ -330,7 +330,7 @@ static void answer_dials(struct input *in) {
         if (p != NULL) {
             p->accepts = true;
             p->reply = reply;
-            rdi_hs_accept(&p->hs, RDI_HS_TCP, &job, &env);
+            rdi_hs_accept(&p->hs, RDI_HS_TCP, &job, &world_env);
         }
     }
 }
@@ -348,15 +348,20 @@ static void trouble(struct input *in) {
 // ---- The whole -----------------------------------------------------------------------------------
 
 static void begin(uint8_t how) {
-    struct rdi_net_params params = {
-        .env = env, .options = &options, .job = &job, .events = &owner_events, .prompt = how & 2};
+    struct rdi_net_params params = {.env = world_env,
+                                    .options = &options,
+                                    .job = &job,
+                                    .events = &owner_events,
+                                    .prompt = how & 2};
     options.num[RDI_OPT_SLOTS] = SLOTS;
     options.num[RDI_OPT_CHUNK] = MSG;
     options.num[RDI_OPT_TCP_SOCKETS] = 1 + (how & 1);
     options.num[RDI_OPT_CONNECT_TIMEOUT] = 5000;
     options.num[RDI_OPT_PATH_GRACE] = 2000;
-    clock_ns = 1000 * MS;
-    memset(peers, 0, sizeof peers);
+    world_begin();
+    for (unsigned i = 0; i < PEERS; i++) {
+        peers[i].s = NULL;
+    }
     owner = (struct owner){
         .slots = SLOTS, .max_msg = MSG, .longest = 2047, .ranks = job.size, .rank = job.rank};
     MUST(rdi_tcp_ops.open(&params, &net) == RONDO_OK);
@@ -366,7 +371,8 @@ static void begin(uint8_t how) {
 static void end(void) {
     sockets_no_descriptors = false;
     owner.how = 0;
-    for (int i = 0; i < 12; i++) {
+    bool done = false;
+    for (int i = 0; i < 12 && !done; i++) {
         struct sock *s;
         while ((s = sockets_pick(SOCKET_DIALING, 0)) != NULL) {
             sockets_answer(s, ECONNREFUSED);
@@ -382,6 +388,7 @@ static void end(void) {
         net->ops->progress(net, false);
         owner_check();
         clock_ns += 1500 * MS;
+        done = owner_is_idle() && sockets_pick(SOCKET_CONNECTED, 0) == NULL;
     }
     owner_end();
     net->ops->close(net);

@@ -37,6 +37,8 @@ struct held *owner_held(const struct rdi_link *link);
 // A link by a number of the input; NULL: there is none.
 struct held *owner_pick(uint8_t number);
 void owner_close(struct held *h, bool bye);
+// It has no link.
+bool owner_is_idle(void);
 // After each step: counters are in order, and what is free is freed.
 void owner_check(void);
 // Steps.

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@ bool sockets_no_descriptors;
 void (*sockets_on_close)(struct sock *s);
 
 static struct sock all[SOCKETS];
+static uint8_t in_bytes[SOCKETS][SOCKET_IN], out_bytes[SOCKETS][SOCKET_OUT];
 static int top; // none from here on has been used
 static uint16_t last_port = 20000;
 
@@ -31,10 +33,11 @@ struct sock *sockets_new(enum socket_kind kind) {
     for (int i = 0; i < SOCKETS; i++) {
         struct sock *s = &all[i];
         if (s->kind == SOCKET_FREE) {
-            memset(s, 0, offsetof(struct sock, in));
-            s->kind = kind;
-            s->fd = SOCKET_FIRST_FD + i;
-            s->room = SOCKET_OUT;
+            *s = (struct sock){.kind = kind,
+                               .fd = SOCKET_FIRST_FD + i,
+                               .room = SOCKET_OUT,
+                               .in = in_bytes[i],
+                               .out = out_bytes[i]};
             top = top > i ? top : i + 1;
             return s;
         }
@@ -93,7 +96,7 @@ void sockets_give(struct sock *s, const void *bytes, size_t n) {
     if (s->in_off == s->in_len) {
         s->in_off = s->in_len = 0;
     }
-    size_t room = sizeof s->in - s->in_len;
+    size_t room = SOCKET_IN - s->in_len;
     n = n < room ? n : room;
     if (n > 0 && !s->in_end && s->error == 0) {
         memcpy(s->in + s->in_len, bytes, n);
@@ -233,6 +236,17 @@ int __wrap_setsockopt(int fd, int level, int option, const void *value, socklen_
     return 0;
 }
 
+// How many descriptors there can be, which decides how many strangers may wait.
+int __real_getrlimit(__rlimit_resource_t which, struct rlimit *out);
+int __wrap_getrlimit(__rlimit_resource_t which, struct rlimit *out);
+int __wrap_getrlimit(__rlimit_resource_t which, struct rlimit *out) {
+    if (which != RLIMIT_NOFILE) {
+        return __real_getrlimit(which, out);
+    }
+    *out = (struct rlimit){.rlim_cur = 1024, .rlim_max = 1024};
+    return 0;
+}
+
 int __wrap_shutdown(int fd, int how);
 int __wrap_shutdown(int fd, int how) {
     struct sock *s = sockets_of(fd);
@@ -301,7 +315,7 @@ ssize_t __wrap_send(int fd, const void *buf, size_t n, int flags) {
     if (s->error != 0 || s->out_end) {
         return fail(s->error != 0 ? s->error : EPIPE);
     }
-    size_t room = sizeof s->out - s->out_len;
+    size_t room = SOCKET_OUT - s->out_len;
     room = room < s->room ? room : s->room;
     if (room == 0) {
         return n > 0 ? fail(EAGAIN) : 0;

@@ -48,7 +48,8 @@ struct sock {
     bool watched;
     uint32_t events;
     uint64_t data;
-    uint8_t in[SOCKET_IN], out[SOCKET_OUT];
+    uint8_t *in,
+        *out; // SOCKET_IN and SOCKET_OUT bytes: elsewhere, so that a look at all sockets is a short one
 };
 
 // A descriptor of any kind for the product; NULL: there are none left.
