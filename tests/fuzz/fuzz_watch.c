@@ -128,7 +128,8 @@ static unsigned compose(union rdi_w_any *m, const struct rdi_w_rank *r, struct i
         m->ack = (struct rdi_w_ack){.epoch = watch->epoch + 1, .round = watch->round + (a & 1)};
         break;
     case RDI_W_ALIVE:
-        m->alive = (struct rdi_w_alive){.epoch = watch->epoch + 1, .rank = a % RANKS};
+        m->alive = (struct rdi_w_alive){
+            .epoch = watch->epoch + 1, .rank = a % RANKS, .via = (a >> 4) % (RANKS + 1)};
         break;
     case RDI_W_REPORT:
     case RDI_W_VERDICT:

@@ -38,11 +38,12 @@ struct rdi_w_rank {
     struct rdi_link *link; // to or from it, at most one in use
     struct rdi_w_out *out, *out_tail;
     unsigned nout;
-    uint64_t heard;      // ns, anything from it
-    uint64_t connect_at; // not linked: when to try again
-    bool wanted;         // a link to it is to be kept
-    bool was_up;         // the link has been UP
-    bool up;             // it is, on the path of up_epoch, since up_at
+    uint64_t heard;        // ns, anything from it
+    uint64_t acknowledged; // all that was sent to it, when that was looked at last
+    uint64_t connect_at;   // not linked: when to try again
+    bool wanted;           // a link to it is to be kept
+    bool was_up;           // the link has been UP
+    bool up;               // it is, on the path of up_epoch, since up_at
     uint32_t up_epoch;
     uint64_t up_at;
     bool doubt;          // a link to it failed: whoever may, connects at once
@@ -53,7 +54,8 @@ struct rdi_w_rank {
     bool told_stopped, told_silent;
     bool apart; // nothing came through for so long that it may have decided without this rank
     int via;    // rank + 1 of one that hears it while this rank does not; 0: none
-    uint64_t failed_at, joined_at; // epochs
+    uint64_t asked_epoch, asked_at; // its first question about silent ranks for that epoch
+    uint64_t failed_at, joined_at;  // epochs
     uint32_t failed_incarnation;
     // Suspicion, by this rank or by others; void once the epoch has taken it in.
     enum rdi_watch_cause cause;
@@ -132,8 +134,6 @@ struct rdi_watch {
     // As member: what this rank has accepted for epoch + 1.
     bool has_accepted;
     struct rdi_w_decision accepted;
-    uint64_t asked_epoch, asked_at; // the first question about silent ranks for that epoch
-    int asked_by;
     struct rdi_w_decision log[RDI_W_LOG]; // decision e at e % RDI_W_LOG
 
     struct rdi_w_verdict_entry verdicts[RDI_W_VERDICTS];
@@ -223,7 +223,7 @@ void rdi_w_on_ready(struct rdi_watch *w, int from, const struct rdi_w_live *m);
 
 // Whether this rank has heard that one so lately that it cannot be silent.
 bool rdi_w_hears(const struct rdi_watch *w, int rank);
-// `via` hears it, so it lives.
+// It lives: `via` hears it, if that is known (not -1).
 void rdi_w_lives_behind(struct rdi_watch *w, int rank, int via);
 // False: there is no need, or no way, to send that through another rank.
 bool rdi_w_relay(struct rdi_watch *w, int to, unsigned type, const void *msg, size_t len);

@@ -115,8 +115,12 @@ void rdi_w_on_suspect(struct rdi_watch *w, int from, const struct rdi_w_suspect 
     if (rank == w->rank || !rdi_w_live(w, rank) || m->incarnation != r->peer.incarnation) {
         return;
     }
-    if (m->cause != RDI_CAUSE_DEAD && (rdi_w_hears(w, rank) || rdi_w_now(w) < r->alive_until)) {
-        const struct rdi_w_alive a = {.epoch = w->epoch + 1, .rank = m->rank};
+    bool hears = rdi_w_hears(w, rank);
+    if (m->cause != RDI_CAUSE_DEAD && (hears || rdi_w_now(w) < r->alive_until)) {
+        // One step is all that is relayed: who was only told so names the one that hears it.
+        const struct rdi_w_alive a = {.epoch = w->epoch + 1,
+                                      .rank = m->rank,
+                                      .via = (uint32_t)(hears ? w->rank + 1 : r->via)};
         rdi_w_send(w, from, RDI_W_ALIVE, &a, sizeof a);
         return;
     }
@@ -314,7 +318,7 @@ void rdi_w_on_alive(struct rdi_watch *w, int from, const struct rdi_w_alive *m) 
                 "%s is silent here but %s hears it: it lives, the path to it is lost",
                 rdi_w_who(w, (int)m->rank, a, sizeof a), rdi_w_who(w, from, b, sizeof b));
     }
-    rdi_w_lives_behind(w, (int)m->rank, from);
+    rdi_w_lives_behind(w, (int)m->rank, (int)m->via - 1);
     w->proposing = false;
 }
 
@@ -336,11 +340,11 @@ static bool knows_joined(const struct rdi_watch *w, const struct rdi_w_decision 
 // the answer waits for the next heartbeat's time (the question is repeated).
 static bool confirms_silence(struct rdi_watch *w, int from, const struct rdi_w_decision *m) {
     uint64_t now = rdi_w_now(w);
+    struct rdi_w_rank *asks = &w->ranks[from]; // both ends of a lost path may, in turns
     bool unsure = false;
-    if (w->asked_epoch != m->epoch || w->asked_by != from) {
-        w->asked_epoch = m->epoch;
-        w->asked_by = from;
-        w->asked_at = now;
+    if (asks->asked_epoch != m->epoch) {
+        asks->asked_epoch = m->epoch;
+        asks->asked_at = now;
     }
     for (int i = 0; i < w->size; i++) {
         // Of one that is known to be dead its successor may be heard.
@@ -348,15 +352,17 @@ static bool confirms_silence(struct rdi_watch *w, int from, const struct rdi_w_d
             w->ranks[i].cause == RDI_CAUSE_DEAD) {
             continue;
         }
-        if (w->ranks[i].heard > w->asked_at) {
-            const struct rdi_w_alive a = {
-                .epoch = m->epoch, .round = m->round, .rank = (uint32_t)i};
+        if (w->ranks[i].heard > asks->asked_at) {
+            const struct rdi_w_alive a = {.epoch = m->epoch,
+                                          .round = m->round,
+                                          .rank = (uint32_t)i,
+                                          .via = (uint32_t)w->rank + 1};
             rdi_w_send(w, from, RDI_W_ALIVE, &a, sizeof a);
             return false;
         }
         unsure = true;
     }
-    return !unsure || now > w->asked_at + w->beat_ns + w->beat_ns / 4;
+    return !unsure || now > asks->asked_at + w->beat_ns + w->beat_ns / 4;
 }
 
 void rdi_w_on_propose(struct rdi_watch *w, int from, const struct rdi_w_decision *m) {
@@ -461,9 +467,10 @@ void rdi_w_on_commit(struct rdi_watch *w, int from, const struct rdi_w_decision 
         }
     }
     for (int i = 0; i < w->size; i++) {
-        // Of a newcomer that has not joined yet its predecessor is meant.
+        // Of a newcomer that has not joined yet its predecessor is meant. One that said good-bye may have said it to
+        // some only: it is lost for all.
         bool before = i == w->rank && w->joining;
-        if (rdi_set_has(d.failed, i) && rdi_w_live(w, i) && !before) {
+        if (rdi_set_has(d.failed, i) && (rdi_w_live(w, i) || w->ranks[i].left) && !before) {
             lowest = lowest < 0 ? i : lowest;
             fail_rank(w, i, &d, lowest);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Relays: two ranks that both live but have lost the path between them talk through a third one.
 //
-//   rank a --- x --- rank b          a suspects b; c, asked, hears it:   c --ALIVE b--> a       (member.c)
+//   rank a --- x --- rank b          a suspects b; c, asked, hears it:   c --ALIVE b via c--> a    (member.c)
 //      \            /                from then on                        a --RELAY--> c --RELAY--> b
 //       +-- rank c -+                b answers the same way, through c, until it hears a itself again
 //
@@ -22,7 +22,7 @@ bool rdi_w_hears(const struct rdi_watch *w, int rank) {
 
 void rdi_w_lives_behind(struct rdi_watch *w, int rank, int via) {
     struct rdi_w_rank *r = &w->ranks[rank];
-    r->via = via + 1;
+    r->via = via >= 0 && via != w->rank ? via + 1 : r->via;
     r->alive_until = rdi_w_now(w) + rdi_w_lately(w);
     // Who says so heard it lately, or was told so lately by one who had.
     uint64_t ago = 2 * rdi_w_lately(w);

@@ -83,7 +83,7 @@ bool rdi_w_read(unsigned type, const void *msg, size_t len, int size, union rdi_
     case RDI_W_COMMIT:
         return decision_ok(&out->decision, size);
     case RDI_W_ALIVE:
-        return out->alive.rank < (uint32_t)size;
+        return out->alive.rank < (uint32_t)size && out->alive.via <= (uint32_t)size;
     case RDI_W_REPORT:
     case RDI_W_VERDICT:
         rdi_printable(out->verdict.text, sizeof out->verdict.text);

@@ -53,7 +53,7 @@ struct rdi_w_ack { // ACK, and PRIOR is one as well
 };
 struct rdi_w_alive {
     uint64_t epoch, round;
-    uint32_t rank, reserved;
+    uint32_t rank, via; // via: rank + 1 of one that hears it; 0: the sender knows none
 };
 struct rdi_w_verdict { // REPORT, VERDICT
     uint64_t comm, epoch;
