@@ -366,16 +366,24 @@ static void look_at_silence(struct rdi_watch *w, int rank, uint64_t now) {
     struct rdi_w_rank *r = &w->ranks[rank];
     uint64_t silent = now > r->heard ? now - r->heard : 0;
     if (!r->watched || !rdi_w_live(w, rank) || silent < 2 * w->beat_ns) {
+        r->acknowledged = now;
         return;
     }
     // What shares this host is known by its pid: silence can only mean that it does not run.
     bool acknowledged = (r->peer.pid_space != 0 && r->peer.pid_space == w->self.pid_space &&
                          memcmp(r->peer.host_id, w->self.host_id, 16) == 0) ||
                         (r->link && r->link->ops->delivered && r->link->ops->delivered(r->link));
-    r->apart = r->apart || (!acknowledged && silent >= rdi_w_lately(w));
     if (acknowledged) {
+        r->acknowledged = now;
         stopped(w, rank, silent, now);
-    } else if (silent >= w->timeout_ns) {
+        return;
+    }
+    // What was said a moment ago is not acknowledged yet, and a host may wait before it does.
+    if (now < r->acknowledged + rdi_w_lately(w)) {
+        return;
+    }
+    r->apart = r->apart || silent >= rdi_w_lately(w);
+    if (silent >= w->timeout_ns) {
         rdi_w_evidence(w, rank, RDI_CAUSE_SILENT,
                        "is silent: its host has acknowledged nothing for peer_timeout (%.1f s)",
                        (double)w->timeout_ns / 1e9);
