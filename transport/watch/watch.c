@@ -152,6 +152,13 @@ static bool has_more_to_say(struct rdi_watch *w) {
     return more;
 }
 
+// One that was given up and is back, but has not heard of it yet, must not take the job for ended in good order: it
+// would go on by itself.
+static bool says_goodbye(const struct rdi_watch *w, int rank) {
+    const struct rdi_w_rank *r = &w->ranks[rank];
+    return !w->outsider && r->failed_at <= r->joined_at;
+}
+
 void rdi_watch_close(struct rdi_watch *w) {
     // A verdict may be on its way to ranks whose link is only just being made.
     for (uint64_t until = rdi_w_now(w) + FAREWELL_NS;
@@ -164,12 +171,12 @@ void rdi_watch_close(struct rdi_watch *w) {
         (void)rdi_w_links_progress(w, rdi_w_now(w)); // what waits to be said
     }
     for (int i = 0; i < w->size; i++) {
-        rdi_w_unlink(w, i, !w->outsider);
+        rdi_w_unlink(w, i, says_goodbye(w, i));
     }
     pthread_mutex_unlock(&w->lock);
     rdi_w_thread_stop(w);
     for (int i = 0; i < w->size; i++) {
-        rdi_w_unlink(w, i, !w->outsider); // accepted meanwhile
+        rdi_w_unlink(w, i, says_goodbye(w, i)); // accepted meanwhile
     }
     w->net->ops->close(w->net);
     destroy(w);
