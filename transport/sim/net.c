@@ -171,6 +171,7 @@ static void rejoin(struct sim_net *n, struct sim_end *e) {
     for (struct sim_message *m; (m = sim_pop(&e->here));) {
         sim_message_free(s, m);
     }
+    w->gen++; // the answer to an attempt before this one is void
     w->down = false;
     w->said[0] = w->said[1] = w->heard[0] = w->heard[1] = 0;
     e->base.epoch = w->sender ? w->sender->base.epoch : e->base.epoch + 1;

@@ -215,7 +215,7 @@ static void do_connect(struct rdi_sim *s, struct sim_wire *w) {
         if (s->now >= w->connect_until) {
             fail_soon(w, true, RONDO_ERR_TIMEOUT, "the peer did not answer within connect_timeout");
         } else {
-            uint64_t again = s->now + 1000 + sim_below(s, 1000000);
+            uint64_t again = s->now + 1000 + sim_below(s, sim_wire_cut(w) ? 20000000 : 1000000);
             sim_wire_send(w, SIM_CONNECT, false,
                           again < w->connect_until ? again : w->connect_until, 0, 0, NULL);
         }
@@ -248,8 +248,8 @@ static void do_reset(struct rdi_sim *s, struct sim_wire *w) {
         if (sim_chance(s, 300)) {
             sim_wire_send(w, SIM_LOST, true, s->now + 1000, 0, 0, NULL);
         } else {
-            sim_wire_send(w, SIM_RESET, false, s->now + 1000 + sim_below(s, s->config.detect_ns), 0,
-                          0, NULL);
+            uint64_t most = sim_wire_cut(w) ? 20000000 : s->config.detect_ns;
+            sim_wire_send(w, SIM_RESET, false, s->now + 1000 + sim_below(s, most), 0, 0, NULL);
         }
         return;
     }
@@ -320,6 +320,11 @@ void sim_event_drop(struct sim_event *e) {
     }
 }
 
+// Whether the other end's host tells it; that time is over an end finds out by itself.
+static bool is_told(const struct sim_ending *end) {
+    return end->status != RONDO_ERR_PATH && end->status != RONDO_ERR_TIMEOUT;
+}
+
 void sim_event_do(struct rdi_sim *s, struct sim_event *e) {
     if (e->kind == SIM_POKE) {
         sim_turn(e->node);
@@ -353,7 +358,8 @@ void sim_event_do(struct rdi_sim *s, struct sim_event *e) {
         break;
     }
     struct sim_end *to = end_of(w, e->to_sender);
-    if (to && e->kind == SIM_END && sim_wire_cut(w) && !w->from->silent && !w->to->silent) {
+    if (to && e->kind == SIM_END && is_told(e->ptr) && sim_wire_cut(w) && !w->from->silent &&
+        !w->to->silent) {
         // That a process has ended shows when something passes again.
         sim_wire_send(w, SIM_END, e->to_sender, s->now + 5000000, 0, 0, e->ptr);
         e->ptr = NULL;
