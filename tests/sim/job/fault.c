@@ -60,11 +60,14 @@ static uint32_t cut_off(void) {
     return mask;
 }
 
+uint64_t fault_time(void) {
+    return chance(20) ? below(20 * MS) : below((uint64_t)job.steps * (job.compute + 3 * MS));
+}
+
 static void make_fault(struct fault *f) {
     uint32_t one = UINT32_C(1) << below((uint64_t)job.n);
     f->what = job.ddp && chance(30) ? KILL : (enum what)(1 + below(WHATS - 1));
-    // Most of them while the job runs; some at its start, when links are only being made.
-    f->at = chance(20) ? below(20 * MS) : below((uint64_t)job.steps * (job.compute + 3 * MS));
+    f->at = fault_time();
     f->mask = one;
     f->lasts = 0;
     if (chance(40)) {
@@ -86,7 +89,9 @@ static void make_fault(struct fault *f) {
         break;
     case CUT: // between hosts
         f->mask = cut_off();
-        f->lasts = chance(50) ? below(job.peer_timeout / 2) : job.peer_timeout + below(9000 * MS);
+        f->lasts = chance(40)   ? below(job.peer_timeout / 2)
+                   : chance(30) ? job.peer_timeout + below(500 * MS) // as the sides decide
+                                : job.peer_timeout + below(9000 * MS);
         break;
     case PATH: // between two of at least three hosts
         make_path(f);
@@ -110,6 +115,26 @@ static void make_training(void) {
     job.bucket = 128 << below(6);
     job.restarts = chance(30) ? 0 : 1 + (int)below(RESTARTS);
     job.net.nodes += 2 * RESTARTS;
+}
+
+static void make_faults(void) {
+    job.nfaults = chance(5) ? 0 : chance(60) ? 1 : chance(70) ? 2 : 3;
+    for (int i = 0; i < job.nfaults; i++) {
+        make_fault(&job.faults[i]);
+        // Several at once, and one into the shrink that follows another.
+        if (i > 0 && job.faults[i - 1].calls == 0 && chance(60)) {
+            job.faults[i].calls = 0;
+            if (chance(40) && (job.faults[i - 1].what == KILL || job.faults[i - 1].what == STOP)) {
+                // A death of a decision of its own, or one on which a stopped rank cannot decide.
+                job.faults[i].what = KILL;
+                job.faults[i].lasts = 0;
+                job.faults[i].at = job.faults[i - 1].at + 100 * MS + below(500 * MS);
+                continue;
+            }
+            job.faults[i].at = job.faults[i - 1].at +
+                               (chance(50) ? below(5 * MS) : below(600 * MS));
+        }
+    }
 }
 
 void job_make(uint64_t seed) {
@@ -153,22 +178,8 @@ void job_make(uint64_t seed) {
                                       .again = (unsigned)below(30),
                                       .late = (unsigned)below(50)};
     make_training();
-    job.nfaults = chance(5) ? 0 : chance(60) ? 1 : chance(70) ? 2 : 3;
-    for (int i = 0; i < job.nfaults; i++) {
-        make_fault(&job.faults[i]);
-        // Several at once, and one into the shrink that follows another.
-        if (i > 0 && job.faults[i - 1].calls == 0 && chance(60)) {
-            job.faults[i].calls = 0;
-            if (chance(40) && (job.faults[i - 1].what == KILL || job.faults[i - 1].what == STOP)) {
-                // A death of a decision of its own, or one on which a stopped rank cannot decide.
-                job.faults[i].what = KILL;
-                job.faults[i].lasts = 0;
-                job.faults[i].at = job.faults[i - 1].at + 100 * MS + below(500 * MS);
-                continue;
-            }
-            job.faults[i].at = job.faults[i - 1].at +
-                               (chance(50) ? below(5 * MS) : below(600 * MS));
-        }
+    if (!scene_make()) {
+        make_faults();
     }
 }
 
@@ -180,6 +191,9 @@ void job_print(void) {
     printf(", %d steps of up to %llu ms, peer_timeout %llu ms, stop_grace %llu ms\n", job.steps,
            (unsigned long long)(job.compute / MS), (unsigned long long)(job.peer_timeout / MS),
            (unsigned long long)(job.stop_grace / MS));
+    if (job.scene) {
+        printf("  %s\n", job.scene);
+    }
     if (job.ddp) {
         printf("  trains with DDP: batches of %d of %llu samples, %d passes a step, %d restarts\n",
                job.batch, (unsigned long long)job.samples, job.accumulate, job.restarts);
@@ -187,30 +201,43 @@ void job_print(void) {
     for (int i = 0; i < job.nfaults; i++) {
         const struct fault *f = &job.faults[i];
         char at[64];
-        if (f->calls) {
+        if (f->invited) {
+            snprintf(at, sizeof at, "%.3f ms after an invitation", (double)f->after / 1e6);
+        } else if (f->calls) {
             snprintf(at, sizeof at, "%.3f ms after call %d", (double)f->after / 1e6, f->calls);
         } else {
             snprintf(at, sizeof at, "at %.3f ms", (double)f->at / 1e6);
         }
-        printf("  %s: %s, ranks %#x, for %.3f ms\n", at, what_name(f->what), f->mask,
-               (double)f->lasts / 1e6);
+        printf("  %s: %s, ranks %#x", at, what_name(f->what), f->mask);
+        if (f->other) {
+            printf(" and %#x", f->other);
+        }
+        printf(f->lasts >= FOR_GOOD ? ", for good\n" : ", for %.3f ms\n", (double)f->lasts / 1e6);
+    }
+}
+
+static void set_path_of(const struct fault *f, const struct rank *k, bool cut) {
+    unsigned path = (unsigned)(f - job.faults);
+    int end = f->mask >> k->rank & 1 ? 1 : f->other >> k->rank & 1 ? 2 : 0;
+    if (end && !k->dead) {
+        rdi_sim_path_end(k->node, path, cut ? end : 0);
+        rdi_sim_path_end(k->watch_node, path, cut ? end : 0);
     }
 }
 
 static void set_path(const struct fault *f, bool cut) {
-    unsigned path = (unsigned)(f - job.faults);
     for (int r = 0; r < job.n; r++) {
-        const struct rank *k = &job.ranks[r];
-        int end = f->mask >> r & 1 ? 1 : f->other >> r & 1 ? 2 : 0;
-        if (end && !k->dead) {
-            rdi_sim_path_end(k->node, path, cut ? end : 0);
-            rdi_sim_path_end(k->watch_node, path, cut ? end : 0);
-        }
+        set_path_of(f, &job.ranks[r], cut);
     }
 }
 
 static bool has_end(const struct fault *f) {
     return f->what == STOP || f->what == CUT || f->what == PATH;
+}
+
+static void lose(const struct rdi_sim_node *a, const struct rdi_sim_node *b, uint64_t down_ns) {
+    (void)rdi_sim_lose(job.sim, rdi_sim_rank(a), rdi_sim_rank(b), down_ns);
+    (void)rdi_sim_lose(job.sim, rdi_sim_rank(b), rdi_sim_rank(a), down_ns);
 }
 
 static void begin(struct fault *f, uint64_t now) {
@@ -249,9 +276,8 @@ static void begin(struct fault *f, uint64_t now) {
             break;
         default:
             for (int q = 0; q < job.n; q++) {
-                int a = rdi_sim_rank(k->node), b = rdi_sim_rank(job.ranks[q].node);
-                (void)rdi_sim_lose(job.sim, a, b, f->lasts);
-                (void)rdi_sim_lose(job.sim, b, a, f->lasts);
+                lose(k->node, job.ranks[q].node, f->lasts);
+                lose(k->watch_node, job.ranks[q].watch_node, f->lasts);
             }
             break;
         }
@@ -288,11 +314,22 @@ void fault_call(void) {
     }
 }
 
+void fault_invited(int rank) {
+    for (int i = 0; i < job.nfaults; i++) {
+        struct fault *f = &job.faults[i];
+        if (f->invited && !f->done && f->at == UINT64_MAX) {
+            f->mask = UINT32_C(1) << rank;
+            f->at = rdi_sim_now(job.sim) + f->after;
+        }
+    }
+}
+
 void fault_do(uint64_t now) {
     for (int i = 0; i < job.nfaults; i++) {
         struct fault *f = &job.faults[i];
         if (f->what != NOTHING && !f->done && now >= f->at) {
             f->done = true;
+            f->lasted = f->lasts;
             begin(f, now);
             if (!has_end(f)) {
                 f->lasts = UINT64_MAX / 2 - f->at; // for good
@@ -304,8 +341,19 @@ void fault_do(uint64_t now) {
     }
 }
 
-bool fault_is_on(const struct fault *f, uint64_t now) {
-    return f->done && f->lasts && now < f->at + f->lasts;
+void fault_started_again(const struct rank *k, uint64_t now) {
+    for (int i = 0; i < job.nfaults; i++) {
+        const struct fault *f = &job.faults[i];
+        if (!f->done || !f->lasts || now >= f->at + f->lasts) {
+            continue;
+        }
+        if (f->what == CUT && f->mask >> k->rank & 1) {
+            rdi_sim_side(k->node, 1);
+            rdi_sim_side(k->watch_node, 1);
+        } else if (f->what == PATH) {
+            set_path_of(f, k, true);
+        }
+    }
 }
 
 uint64_t fault_next(void) {

@@ -7,6 +7,7 @@
 //   program.c   what each rank runs: steps, failures, shrink, as a user's program would
 //   trainer.c   or elastic DDP, whose parameters have one right value at each step (model.c)
 //   fault.c     what happens to the ranks and when, from the seed
+//   scene.c     or a scene: faults that only together, and at the right moment, meet a certain part of the watch
 //   verdict.c   what must hold at the end; steps.c: which steps counted, with whom and with which samples
 //   main.c      seeds, each in a process of its own (a killed rank's memory is the process's)
 //
@@ -26,14 +27,16 @@
 #define COMMS 24
 #define RESTARTS 3
 #define OUTCOMES 256
+#define FOR_GOOD (UINT64_C(1) << 50) // ns: longer than any job
 
 enum what { NOTHING, KILL, VANISH, STOP, CUT, PATH, FLAP, WHATS };
 
 // One thing that happens to all ranks of `mask` (one, a host, a side); PATH: between them and those of `other`.
 struct fault {
     enum what what;
-    uint64_t at, lasts;
-    int calls; // not 0: so many calls of an agreement from now, `after` the last of them
+    uint64_t at, lasts, lasted; // lasted: once it has begun
+    int calls;    // not 0: so many calls of an agreement from now, `after` the last of them
+    bool invited; // `after` a rank that was started again is invited, to that rank
     uint64_t after;
     uint32_t mask, other;
     bool done;
@@ -75,6 +78,7 @@ struct rank {
     struct rdi_sim_node *node, *watch_node;
     struct fiber *fiber;
     bool dead, stopped, over;
+    uint64_t inviting; // ranks that were started again
     uint64_t watch_at, longest_shrink;
     uint64_t restart_at; // 0: it is not to be started again
     rondo_status end;    // how its program ended
@@ -99,6 +103,7 @@ struct rank {
 struct job {
     uint64_t seed, rng;
     bool verbose;
+    const char *scene;
     int n, steps, hosts[RANKS];
     int mesh; // ranks up to which all watch all
     struct rdi_sim *sim;
@@ -162,11 +167,17 @@ void job_make(uint64_t seed);
 void job_print(void);
 void fault_do(uint64_t now);
 void fault_call(void); // a rank calls an agreement
+void fault_invited(int rank);
+void fault_started_again(const struct rank *k, uint64_t now); // it has new nodes
 uint64_t fault_next(void);
-bool fault_is_on(const struct fault *f, uint64_t now);
+// Some time while the job runs, or at its start, when links are only being made.
+uint64_t fault_time(void);
+// scene.c: false if this job has none.
+bool scene_make(void);
 // verdict.c
 void verdict(void);
 bool verdict_had(enum what w);
+bool verdict_for_good(void); // a path was lost and does not come back
 // A rank that the job goes on with: it neither died nor was given up, nor is on a side that had to stop.
 bool verdict_stays(const struct rank *k);
 // steps.c, for jobs that train with DDP; the first one before the others

@@ -4,8 +4,39 @@
 
 #include <string.h>
 
+// Whether nothing but paths was lost, and until that time there was a rank that still reached all others.
+static bool is_between(uint64_t at) {
+    uint32_t ends = 0;
+    for (int i = 0; i < job.nfaults; i++) {
+        const struct fault *f = &job.faults[i];
+        if (f->done && f->what != PATH && f->what != FLAP) {
+            return false;
+        }
+        ends |= f->done && f->what == PATH ? f->mask | f->other : 0;
+    }
+    for (int r = 0; r < job.n; r++) {
+        const struct rank *k = &job.ranks[r];
+        if (!(ends >> r & 1) && k->incarnation == 0 && (!k->over || k->ended_at > at)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// A path that does not come back: what is tried over it ends as lost, or, where it is new, in time.
+bool verdict_for_good(void) {
+    for (int i = 0; i < job.nfaults; i++) {
+        if (job.faults[i].done && job.faults[i].what == PATH && job.faults[i].lasted >= FOR_GOOD) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_path(rondo_status s) { return s == RONDO_ERR_PATH || s == RONDO_ERR_TIMEOUT; }
+
 // Ranks that something happened to, which may be called failed. A cut makes both sides suspects.
-static uint32_t suspects(void) {
+static uint32_t suspects(uint64_t at) {
     uint32_t m = 0;
     for (int i = 0; i < job.nfaults; i++) {
         const struct fault *f = &job.faults[i];
@@ -14,6 +45,8 @@ static uint32_t suspects(void) {
         }
         uint32_t all = (UINT32_C(1) << job.n) - 1;
         m |= f->what == CUT ? all : f->what == FLAP || f->what == PATH ? 0 : f->mask;
+        // Its ends are heard by those between, unless something happens to them.
+        m |= f->what == PATH && !is_between(at) ? f->mask | f->other : 0;
     }
     for (int r = 0; r < job.n; r++) {
         // One that had to stop ends its part, and the others see that.
@@ -73,11 +106,12 @@ static void check_agreement(const struct rank *a, const struct rank *b) {
 }
 
 static void check_culprits(const struct rank *k) {
-    uint32_t may = suspects();
     for (int i = 0; i < k->nseen; i++) {
         const struct seen *s = &k->seen[i];
-        bool excused = s->status == RONDO_ERR_PATH && (verdict_had(CUT) || verdict_had(PATH) ||
-                                                       verdict_had(FLAP) || verdict_had(VANISH));
+        uint32_t may = suspects(s->at);
+        bool path = s->status == RONDO_ERR_PATH || (verdict_for_good() && is_path(s->status));
+        bool excused = path && (verdict_had(CUT) || verdict_had(PATH) || verdict_had(FLAP) ||
+                                verdict_had(VANISH));
         if (s->failed & ~may) {
             give_up("rank %d: ranks %#x are said to have failed; nothing happened to %#x", k->rank,
                     s->failed, s->failed & ~may);
@@ -110,10 +144,17 @@ static void check_times(const struct rank *k) {
         late = job.peer_timeout + 1000 * MS;
         break;
     case STOP:
+        if (f->lasted + 1000 * MS < job.stop_grace && k->seen[0].failed) {
+            give_up("rank %d: a stop of %.3f ms was taken for a failure", k->rank,
+                    (double)f->lasted / 1e6);
+        }
         late = job.stop_grace + 1000 * MS;
         break;
     case PATH: // how soon a path counts as lost is another matter, but the ranks agree by way of a third
-        late = job.peer_timeout + 1000 * MS;
+        if (verdict_for_good()) {
+            return;
+        }
+        late = f->lasted + job.peer_timeout + 1000 * MS;
         if (k->longest_shrink > late) {
             give_up("rank %d: a shrink took %.3f ms beside a lost path", k->rank,
                     (double)k->longest_shrink / 1e6);
@@ -146,13 +187,8 @@ static void check_somebody_goes_on(void) {
 // Who may have to stop: one that cannot reach the others, or did not run.
 static void check_partitioned(const struct rank *k) {
     // Two paths can cut a host off, and one can when those between have left.
-    bool alone = job.nfaults > 1;
-    for (int r = 0; r < job.n; r++) {
-        alone = alone || (job.ranks[r].over && job.ranks[r].end == RONDO_OK &&
-                          job.ranks[r].ended_at <= k->ended_at);
-    }
     bool cut = verdict_had(CUT) || verdict_had(VANISH) || verdict_had(STOP) ||
-               (verdict_had(PATH) && alone);
+               (verdict_had(PATH) && !is_between(k->ended_at));
     if (k->end == RONDO_ERR_PARTITIONED && !cut) {
         give_up("rank %d stopped, though no path was lost for long: %s", k->rank, k->why);
     }
@@ -180,6 +216,8 @@ void verdict(void) {
         }
         // Whoever is left finishes; only paths that do not come back may end it.
         bool excused = k->incarnation > 0 || (job.ddp && verdict_never_began(k));
+        bool other = strstr(k->why, "another rank could not make") != NULL;
+        excused = excused || (verdict_for_good() && (is_path(k->end) || other));
         if (k->end != RONDO_OK && !excused && !lasting && !verdict_had(FLAP) &&
             !verdict_had(VANISH)) {
             give_up("rank %d ended with %s: %s", r, rondo_status_name(k->end), k->why);

@@ -120,13 +120,7 @@ static void start_again(int r, uint64_t now) {
     *k = (struct rank){.rank = r};
     make_engine(r, incarnation, job.next_node, job.next_node + 1);
     job.next_node += 2;
-    for (int i = 0; i < job.nfaults; i++) {
-        if (job.faults[i].what == CUT && fault_is_on(&job.faults[i], now) &&
-            job.faults[i].mask >> r & 1) {
-            rdi_sim_side(k->node, 1);
-            rdi_sim_side(k->watch_node, 1);
-        }
-    }
+    fault_started_again(k, now);
     for (int q = 0; q < job.n; q++) {
         if (q != r) {
             learn(r, q);
@@ -165,6 +159,15 @@ static bool turn_watch(struct rank *k, uint64_t now) {
     return true;
 }
 
+static void look_at_invitations(struct rank *k) {
+    const struct rdi_watch *w = k->engine ? k->engine->watch : NULL;
+    uint64_t now = w ? w->invited[0] : 0, fresh = now & ~k->inviting;
+    k->inviting = now;
+    if (fresh) {
+        fault_invited(__builtin_ctzll(fresh));
+    }
+}
+
 static bool turn_rank(struct rank *k, uint64_t now) {
     if (!runs(k)) {
         return false;
@@ -179,6 +182,7 @@ static bool turn_rank(struct rank *k, uint64_t now) {
     }
     if (fiber_is_due(k->fiber, now)) {
         fiber_run(k->fiber);
+        look_at_invitations(k);
         did = true;
         if (fiber_is_over(k->fiber)) {
             k->over = true;
