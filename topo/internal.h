@@ -2,7 +2,7 @@
 // What the files of topo/ share.
 //
 //   this host ----- hwloc --\   host.c (sysfs.c adds what hwloc does not look at)
-//   a description - hwloc ---+--> XML --> xml.c --> machine.c, device.c --> distance.c --> tables, never changed
+//   a description - hwloc ---+--> XML --> xml.c --> machine.c, device.c (pci.c, os.c) --> distance.c --> tables, never changed
 //   a file ------------------/            the only way in, whoever made the text
 //
 // topo/ knows nobody above it. Of transport/ it uses the status codes and the helpers for errors, text and files.
