@@ -123,9 +123,10 @@ rondo_status rondo_topo_load(const rondo_topo_config *config, rondo_topo **topo)
                             : "rondo_topo_load(): a file and a synthetic topology: give one");
     }
     if (c->this_cpuset && !c->file) {
-        return rdi_fail(RONDO_ERR_INVALID,
-                        "this_cpuset is for a topology from a file; this host's is always "
-                        "restricted, and a synthetic one never");
+        return rdi_fail(
+            RONDO_ERR_INVALID,
+            "this_cpuset is for a topology from a file; of this host it is always told what "
+            "this process may use, and of a synthetic one never");
     }
     if (c->file) {
         return load_file(c->file, c->this_cpuset != 0, topo);

@@ -112,8 +112,10 @@ static void annotate(hwloc_topology_t h) {
 // A topology of hwloc; NULL: errno. `devices`: with NICs and GPUs.
 static hwloc_topology_t load(const char *synthetic, bool devices) {
     hwloc_topology_t h;
-    // It must not move the calling thread over all processors, which hwloc does on some.
-    unsigned long flags = HWLOC_TOPOLOGY_FLAG_DONT_CHANGE_BINDING;
+    // It must not move the calling thread over all processors, which hwloc does on some. And what may not be used stays
+    // in the tree: else a device at a node that a cpuset hides would seem to be at another one.
+    unsigned long flags = HWLOC_TOPOLOGY_FLAG_DONT_CHANGE_BINDING |
+                          HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED;
     if (hwloc_topology_init(&h) != 0) {
         return NULL;
     }

@@ -23,13 +23,13 @@ typedef struct rondo_topo_config {
     const char *file; // hwloc's XML, formats 2 and 3; NULL = this host
     const char
         *synthetic; // hwloc's description of a machine without devices: "pack:2 numa:2 core:8 pu:2"
-    int this_cpuset; // 1: of a file only the processors and memory that this process may use
+    int this_cpuset; // 1: of a file only what this process may use here is allowed
 } rondo_topo_config;
 
 #define RONDO_TOPO_CONFIG_INIT \
     { .size = sizeof(rondo_topo_config) }
 
-// Loads a topology; config NULL = this host, restricted to what the cgroup and the cpuset of this process allow. Reads
+// Loads a topology; config NULL = this host, and what of it the cgroup and the cpuset of this process allow. Reads
 // files; may take a tenth of a second. Free it with rondo_topo_free().
 // Errors: RONDO_ERR_INVALID: the file or description is not one, with the line and the reason; RONDO_ERR_SYSTEM: the
 // file cannot be read; RONDO_ERR_NOMEM.

@@ -12,12 +12,12 @@
 static const char help[] =
     "usage: rondo-topo [OPTION...]     NUMA nodes, NICs and GPUs, and how far they are from each "
     "other\n\n"
-    "  without --load or --synthetic   this host, as far as this process may use it\n"
+    "  without --load or --synthetic   this host, and what of it this process may use\n"
     "      --load FILE                 a host that was saved (hwloc's XML)\n"
     "      --load NAME=FILE            the same with a name; several are a cluster\n"
     "      --cluster FILE              hosts from a file: lines \"node[0-7] FILE\"\n"
     "      --synthetic DESCRIPTION     a machine without devices: \"pack:2 numa:2 core:8 pu:2\"\n"
-    "      --this-cpuset               of a loaded host only what this process may use here\n"
+    "      --this-cpuset               of a loaded host, what this process may use here\n"
     "      --save FILE                 write this or the loaded host, for --load and lstopo\n"
     "      --json                      the same for programs\n"
     "  -h, --help                      this text\n"
@@ -72,9 +72,10 @@ static int check(const struct ts_options *o) {
         return ts_fail(TS_EXIT_USAGE, "--synthetic is a host of its own: leave out --load, or it");
     }
     if (o->this_cpuset && !loaded) {
-        return ts_fail(TS_EXIT_USAGE,
-                       "--this-cpuset is for --load: this host is always restricted to what this "
-                       "process may use, and a synthetic one never");
+        return ts_fail(
+            TS_EXIT_USAGE,
+            "--this-cpuset is for --load: of this host it is always told what this process "
+            "may use, and of a synthetic one never");
     }
     return -1;
 }
