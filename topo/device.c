@@ -62,12 +62,14 @@ static struct rdi_topo_device *add_device(struct rdi_topo_reader *r, uint32_t e,
         rdi_topo_wrong(r, e, "more than %d NICs and GPUs", RDI_TOPO_DEVICES);
         return NULL;
     }
-    if (!t->devices) {
-        t->devices = calloc(RDI_TOPO_DEVICES, sizeof *t->devices);
-        if (!t->devices) {
+    size_t n = (size_t)t->machine.devices;
+    if ((n & (n - 1)) == 0) { // full: there is room for as many as the next power of two
+        struct rdi_topo_device *more = realloc(t->devices, (n ? 2 * n : 1) * sizeof *more);
+        if (!more) {
             rdi_topo_wrong(r, e, "out of memory");
             return NULL;
         }
+        t->devices = more;
     }
     struct rdi_topo_device *d = &t->devices[t->machine.devices];
     *d = (struct rdi_topo_device){

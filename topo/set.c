@@ -96,6 +96,10 @@ char *rdi_set_list(const struct rdi_set *s) {
     rdi_text_add(&t, "%s", "");
     for (unsigned bit = 0; bit < RDI_SET_BITS; bit++) {
         unsigned from = bit;
+        if (s->word[bit / 32] == 0) {
+            bit |= 31; // none of these
+            continue;
+        }
         while (rdi_set_has(s, bit)) {
             bit++;
         }
