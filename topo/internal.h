@@ -15,9 +15,11 @@
 #include "transport/internal.h"
 #include "transport/text.h"
 
+#define RDI_TOPO_PACKAGES 1024
 #define RDI_TOPO_NUMAS 1024
 #define RDI_TOPO_DEVICES 1024
 #define RDI_TOPO_BRIDGES 32 // one below the other
+#define RDI_TOPO_NAMES 4000 // bytes of all names of one device
 
 // Info attributes that we add to hwloc's objects.
 #define RDI_TOPO_INFO_MBPS "RondoLinkMbps" // network and RDMA devices
@@ -62,7 +64,8 @@ struct rondo_topo {
 struct rdi_topo_reader {
     struct rondo_topo *t;
     const struct rdi_xml *x;
-    int format; // 2 or 3
+    int format;                           // 2 or 3
+    uint32_t packages[RDI_TOPO_PACKAGES]; // elements, as many as machine.packages
     char *why;
     size_t cap;
 };

@@ -94,6 +94,10 @@ static bool count_object(struct rdi_topo_reader *r, uint32_t e, struct rdi_set *
         return read_pu(r, e, seen);
     }
     if (rdi_topo_is(r->x, e, "Package")) {
+        if (m->packages == RDI_TOPO_PACKAGES) {
+            return rdi_topo_wrong(r, e, "more than %d packages", RDI_TOPO_PACKAGES);
+        }
+        r->packages[m->packages] = e;
         if (m->packages++ == 0) {
             m->cpu = rdi_topo_string(r->t, rdi_topo_info(r->x, e, "CPUModel"));
         }
@@ -119,22 +123,20 @@ static bool find_package(struct rdi_topo_reader *r, uint32_t e, const struct rdi
         }
     }
     *package = -1;
-    for (uint32_t i = 1, found = 0; i < x->nelements; i++) {
+    for (int i = 0, found = 0; i < r->t->machine.packages; i++) {
         struct rdi_set s;
-        if (!rdi_topo_is(x, i, "Package")) {
-            continue;
-        }
-        if (!rdi_topo_set(r, i, "cpuset", &s)) {
+        if (!rdi_topo_set(r, r->packages[i], "cpuset", &s)) {
             return false;
         }
-        if (rdi_set_meet(&s, cpus)) {
-            if (++found > 1) {
-                *package = -1;
-                break;
-            }
-            if (rdi_xml_get(x, i, "os_index") && !os_index(r, i, package)) {
-                return false;
-            }
+        if (!rdi_set_meet(&s, cpus)) {
+            continue;
+        }
+        if (++found > 1) {
+            *package = -1;
+            break;
+        }
+        if (rdi_xml_get(x, r->packages[i], "os_index") && !os_index(r, r->packages[i], package)) {
+            return false;
         }
     }
     return true;

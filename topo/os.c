@@ -41,7 +41,7 @@ bool rdi_topo_listed(const struct rdi_text *list, const char *name, size_t n) {
 
 // Each of the names in a list with commas, once.
 static void add_names(struct rdi_text *list, const char *names) {
-    while (names && *names != '\0') {
+    while (names && *names != '\0' && list->len < RDI_TOPO_NAMES) {
         size_t n = strcspn(names, ",");
         if (n > 0 && n < 256 && !rdi_topo_listed(list, names, n)) {
             rdi_text_add(list, "%s%.*s", list->len ? "," : "", (int)n, names);
