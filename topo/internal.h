@@ -74,7 +74,7 @@ struct rdi_topo_reader {
 bool rdi_topo_wrong(struct rdi_topo_reader *r, uint32_t e, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-// A copy that lives as long as t, without control characters; "" for NULL or when memory runs out.
+// A copy that lives as long as t, of printable UTF-8; "" for NULL or when memory runs out.
 const char *rdi_topo_string(struct rondo_topo *t, const char *text);
 
 // Element e is <object type="...">.

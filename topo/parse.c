@@ -19,6 +19,24 @@ bool rdi_topo_wrong(struct rdi_topo_reader *r, uint32_t e, const char *fmt, ...)
     return false;
 }
 
+// What a terminal takes for a command (C0, U+0080 to U+009F), or what is no UTF-8, becomes a '?'. Never longer.
+static void make_printable(char *text) {
+    char *to = text;
+    for (const unsigned char *s = (const unsigned char *)text; *s != '\0';) {
+        size_t n = rdi_utf8_character(s);
+        bool bad = n == 0 || *s < 0x20 || *s == 0x7f || (*s == 0xc2 && s[1] < 0xa0);
+        n = n > 0 ? n : 1;
+        if (bad) {
+            *to++ = '?';
+        } else {
+            memmove(to, s, n);
+            to += n;
+        }
+        s += n;
+    }
+    *to = '\0';
+}
+
 const char *rdi_topo_string(struct rondo_topo *t, const char *text) {
     if (t->nstrings == t->strings_cap) {
         size_t cap = t->strings_cap ? 2 * t->strings_cap : 64;
@@ -35,7 +53,7 @@ const char *rdi_topo_string(struct rondo_topo *t, const char *text) {
         t->nomem = true;
         return "";
     }
-    rdi_printable(copy, strlen(copy) + 1);
+    make_printable(copy);
     t->strings[t->nstrings++] = copy;
     return copy;
 }
@@ -139,7 +157,7 @@ rondo_status rdi_topo_parse(const char *text, size_t len, const char *name,
         return RONDO_OK;
     }
     rondo_topo_free(t);
-    rdi_printable(why, sizeof why);
+    make_printable(why);
     return ok ? rdi_fail(RONDO_ERR_NOMEM, "out of memory to load the topology %s", name)
               : rdi_fail(RONDO_ERR_INVALID, "%s is no topology that can be used: %s", name, why);
 }

@@ -35,13 +35,20 @@ static void check_device(const rondo_topo *t, int i) {
     }
 }
 
-// What is printed controls no terminal.
+// What is printed is UTF-8, and controls no terminal.
+static void check_printable(const char *text) {
+    for (const unsigned char *s = (const unsigned char *)text; *s != '\0';) {
+        size_t n = rdi_utf8_character(s);
+        MUST(n > 0 && (*s >= 0x20 || *s == '\n') && *s != 0x7f && !(*s == 0xc2 && s[1] < 0xa0));
+        s += n;
+    }
+}
+
 static void check_text(const rondo_topo *t, void (*print)(struct rdi_text *, const rondo_topo *)) {
     struct rdi_text out = {0};
     print(&out, t);
-    for (size_t i = 0; i < out.len; i++) {
-        MUST((unsigned char)out.buf[i] >= 0x20 || out.buf[i] == '\n');
-    }
+    MUST(!out.failed);
+    check_printable(out.buf);
     rdi_text_free(&out);
 }
 
@@ -50,6 +57,7 @@ static void topology(const char *text, size_t size) {
     if (rondo_topo_parse(text, size, "it", &t) != RONDO_OK) {
         const char *why = strstr(rondo_last_error(), "it is no topology that can be used: ");
         MUST(t == NULL && why && why[36] != '\0');
+        check_printable(why);
         return;
     }
     check_machine(t);
@@ -73,6 +81,8 @@ static void cluster(const char *text, size_t size) {
             MUST(o.sources[i].file[0] != '\0' && o.sources[i].name[0] != '\0');
             MUST(memchr(o.sources[i].name, 0, TS_NAME) != NULL);
             names[i] = o.sources[i].name;
+            check_printable(names[i]);
+            check_printable(o.sources[i].file);
         }
         struct rdi_text out = {0};
         ts_fold(&out, names, o.n < 64 ? o.n : 64);

@@ -83,6 +83,12 @@ static bool read_one(struct ts_options *o, const char *path, char *text, unsigne
                      size_t cap) {
     struct line l;
     text[strcspn(text, "#\r")] = '\0';
+    for (const unsigned char *c = (const unsigned char *)text; *c != '\0'; c++) {
+        // They would come out again on a terminal, in names and errors.
+        if ((*c < ' ' && *c != '\t') || *c >= 0x7f) {
+            return wrong(why, cap, number, "a character that is not ASCII, or controls a terminal");
+        }
+    }
     char *rest = NULL, *word = strtok_r(text, " \t", &rest);
     char *file = word ? strtok_r(NULL, " \t", &rest) : NULL;
     if (!word) {
