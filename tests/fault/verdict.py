@@ -145,9 +145,9 @@ def check_failure(v, r, e, group):
 
 
 def names_path(t, text):
-    """Both ends of a path are named, each by a rank of its host."""
-    ranks = {int(n) for n in re.findall(r"\brank (\d+)\b", text)}
-    return all(ranks & set(t.on_host(h)) for h in t.pair)
+    """Both ends of a path are named, each with its host; the rank may be that in a later communicator."""
+    named = re.findall(r"rank \d+ \(host ([^,]+), pid \d+\)", text.split(" is lost")[0])
+    return sorted(named) == sorted(f"h{h}" for h in t.pair)
 
 
 def check_survivor(v, r, group):

@@ -465,7 +465,7 @@ static rondo_status store_get(void *store, const char *key, void **value, size_t
         *len = n;
         return s;
     }
-    if (s == RONDO_ERR_PEER && n > 0) {
+    if (s == RONDO_ERR_PEER && *(const char *)bytes != '\0') {
         rdi_printable(bytes, n + 1);
         rdi_fail(s, "%s", (const char *)bytes);
     } else if (s == RONDO_ERR_TIMEOUT) {
