@@ -323,6 +323,7 @@ static void make_faults(struct scenario *sc) {
             sc->fault = FAULT_NONE;
         }
     }
+    sc->net.mismatch = sc->fault == FAULT_MISMATCH;
 }
 
 void scenario_make(struct scenario *sc, uint64_t seed) {

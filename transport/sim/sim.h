@@ -36,6 +36,9 @@ struct rdi_sim_config {
     int cores;   // of a host
     bool empty;  // messages have a length and no payload: no buffer is read or written
     bool uneven; // slots and max_msg differ from link to link
+    // Ranks call different operations: what one sends may land where another, in place, still sends from. Both fail,
+    // and what was sent so is read by nobody: the rule that a source stays unchanged is not checked.
+    bool mismatch;
     // Chances out of 1000.
     unsigned spike; // a message, and all behind it, is late by a spike
     unsigned again; // put() and ctrl() say RONDO_AGAIN
