@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define MS_NS UINT64_C(1000000)
+#define SETTLE_NS UINT64_C(1000000000)
 #define TAG(kind, number) ((uint64_t)(kind) << 56 | (number))
 enum { TAG_USER = 1, TAG_SHRINK, TAG_SHRUNK, TAG_GROW, TAG_GROWN };
 
@@ -127,7 +128,7 @@ static int rank_among(const int *world, int n, int rank) {
 
 // Makes it and tries its paths. *out is set when it exists, whatever else happened.
 static rondo_status make(struct rdi_engine *e, uint64_t id, const int *world, int n, uint64_t birth,
-                         const struct rdi_plan *plan, struct rondo_comm **out) {
+                         const struct rdi_plan *plan, uint64_t until, struct rondo_comm **out) {
     struct rondo_comm *c = NULL;
     rdi_driver_lock(e->driver);
     rondo_status s = rdi_comm_create(e, id, rank_among(world, n, e->job.rank), n, world, plan, &c);
@@ -137,7 +138,7 @@ static rondo_status make(struct rdi_engine *e, uint64_t id, const int *world, in
     }
     rdi_driver_unlock(e->driver);
     *out = c;
-    return s == RONDO_OK ? rdi_comm_first_barrier(c) : s;
+    return s == RONDO_OK ? rdi_comm_first_barrier(c, until) : s;
 }
 
 // All have it, or all destroy it.
@@ -147,6 +148,9 @@ static rondo_status settle(struct rdi_engine *e, uint64_t comm, uint64_t tag, co
     struct rdi_watch_result r = {.flags = 0};
     char text[RDI_ERROR_TEXT];
     snprintf(text, sizeof text, "%s", made == RONDO_OK ? "" : rondo_last_error());
+    // Also when the attempt took all the time that there was: the others are to learn of it.
+    uint64_t least = rdi_now(&e->env) + SETTLE_NS;
+    until = until > least ? until : least;
     rondo_status s = vote(e, comm, tag, world, n, birth, made == RONDO_OK, until, &r);
     *again = s == RONDO_OK && (!(r.flags & 1) || r.epoch != (*c ? (*c)->birth : birth));
     if (s == RONDO_OK && !*again) {
@@ -186,7 +190,7 @@ static rondo_status shrink_once(struct rondo_comm *c, uint64_t until, struct ron
         }
     }
     uint64_t id = rdi_mix(rdi_mix(c->id, UINT64_C(0x6b6e69726873) + attempt), a.epoch);
-    s = make(e, id, list, n, a.epoch, &c->plan, out);
+    s = make(e, id, list, n, a.epoch, &c->plan, until, out);
     s = settle(e, c->id, TAG(TAG_SHRUNK, attempt), c->world, c->size, c->birth, s, out, until,
                again);
     free(list);
@@ -325,7 +329,7 @@ static rondo_status grow_once(struct rondo_comm *c, uint64_t until, struct rondo
         if (s == RONDO_OK && c->rank < 2) {
             invite(c, id, a.epoch, list, n, copy, nfresh);
         }
-        s = s == RONDO_OK ? make(e, id, list, n, a.epoch, &c->plan, out) : s;
+        s = s == RONDO_OK ? make(e, id, list, n, a.epoch, &c->plan, until, out) : s;
         s = settle(e, id, TAG(TAG_GROWN, 1), list, n, a.epoch, s, out, until, again);
         free(copy);
     }
@@ -384,7 +388,7 @@ static rondo_status enter_once(struct rdi_engine *e, const struct rdi_watch_invi
     }
     s = s == RONDO_OK ? meet(e, list, n, true) : s;
     if (s == RONDO_OK) {
-        s = make(e, in->comm, list, n, in->epoch, &x.plan, out);
+        s = make(e, in->comm, list, n, in->epoch, &x.plan, until, out);
         s = settle(e, in->comm, TAG(TAG_GROWN, 1), list, n, in->epoch, s, out, until, again);
     }
     free(list);

@@ -11,6 +11,7 @@
 #define DEFAULT_BLOCK UINT64_C(262144)
 #define GOODBYE_NS UINT64_C(1000000000)
 #define FIRST_GRACE_MS 1000
+#define MS_NS UINT64_C(1000000)
 
 static void plan_from_options(const struct rdi_options *o, struct rdi_plan *p) {
     *p = (struct rdi_plan){.strict = strcmp(o->str[RDI_OPT_ORDER], "strict") == 0,
@@ -157,9 +158,11 @@ static rondo_status enter(struct rdi_engine *e, struct rdi_bootstrap *b,
 
 // The first operation: finds paths that do not work before the job does. A link that cannot be opened fails
 // after connect_timeout and knows the reason, so it is given the time to say it.
-rondo_status rdi_comm_first_barrier(struct rondo_comm *c) {
+rondo_status rdi_comm_first_barrier(struct rondo_comm *c, uint64_t until) {
     const struct rdi_options *o = &c->engine->options;
-    atomic_store(&c->timeout_ms, o->num[RDI_OPT_CONNECT_TIMEOUT] + FIRST_GRACE_MS);
+    uint64_t now = rdi_now(&c->engine->env), left = until > now ? (until - now) / MS_NS + 1 : 1;
+    uint64_t most = (uint64_t)o->num[RDI_OPT_CONNECT_TIMEOUT] + FIRST_GRACE_MS;
+    atomic_store(&c->timeout_ms, (int64_t)(left < most ? left : most));
     rondo_status s = rondo_barrier(c);
     atomic_store(&c->timeout_ms, o->num[RDI_OPT_OP_TIMEOUT]);
     // A rank that is lost is named first, wherever it was lost.
@@ -183,7 +186,7 @@ static rondo_status assemble(struct rdi_engine *e, struct rdi_bootstrap *b, stru
     }
     s = s == RONDO_OK ? world_comm(e, id, plan, c) : s;
     s = s == RONDO_OK ? rdi_observe_open(*c) : s; // so that a barrier that hangs can be looked at
-    return s == RONDO_OK ? rdi_comm_first_barrier(*c) : s;
+    return s == RONDO_OK ? rdi_comm_first_barrier(*c, UINT64_MAX) : s;
 }
 
 // On the watch's thread.
@@ -329,7 +332,7 @@ rondo_status rondo_comm_split(rondo_comm *comm, int color, int key, rondo_comm *
     free(list);
     if (c && s == RONDO_OK) {
         // So that every member has created it, and its paths are known to work, before anybody uses or leaves it.
-        s = rdi_comm_first_barrier(c);
+        s = rdi_comm_first_barrier(c, UINT64_MAX);
         if (s != RONDO_OK) {
             (void)rondo_comm_destroy(c);
         }

@@ -487,8 +487,9 @@ rondo_status rdi_driver_start_thread(struct rdi_driver *d);
 uint64_t rdi_driver_sleeps(const struct rdi_driver *d);
 // For the layers above: the same, by communicator.
 rondo_status rdi_comm_start_thread(struct rondo_comm *c);
-// The first barrier of a communicator: all members have it and its paths work (init.c).
-rondo_status rdi_comm_first_barrier(struct rondo_comm *c);
+// The first barrier of a communicator: all members have it and its paths work (init.c). It takes connect_timeout and a
+// second at most, and no longer than until that time; UINT64_MAX: that is no matter.
+rondo_status rdi_comm_first_barrier(struct rondo_comm *c, uint64_t until);
 // Says good-bye and frees a communicator; true if it was the engine's last one, which then has to go, too.
 bool rdi_comm_leave(struct rondo_comm *c);
 // Splits, shrinks and grows: an id that all members derive from the same numbers.

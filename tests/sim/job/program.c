@@ -122,7 +122,7 @@ void program(void *arg) {
     rondo_status s = RONDO_OK;
     // A rank whose barrier fails while another's does not has to agree with it like after a step.
     uint64_t flags = 1;
-    if (rdi_comm_first_barrier(c) != RONDO_OK) {
+    if (rdi_comm_first_barrier(c, UINT64_MAX) != RONDO_OK) {
         flags = 0;
         s = rondo_comm_agree(c, &flags);
         s = s == RONDO_OK ? shrink(k, &c, world) : s;

@@ -294,7 +294,7 @@ void trainer(void *arg) {
     } else {
         fiber_sleep(rdi_sim_now(job.sim) + below(job.compute), false);
         world = program_world(k);
-        (void)rdi_comm_first_barrier(world); // DDP finds out what it was
+        (void)rdi_comm_first_barrier(world, UINT64_MAX); // DDP finds out what it was
     }
     s = s == RONDO_OK ? create(t, world) : s;
     if (s == RONDO_OK) {
