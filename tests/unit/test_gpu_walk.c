@@ -26,6 +26,7 @@ struct job {
     atomic_uint shares; // of steps that blocks did
     uint32_t fed;       // steps that are allowed; then poison comes
     _Atomic bool stop;
+    _Atomic bool poisoned; // set before: from then on a step may be done with nothing in it
     uint32_t went_back;
 };
 
@@ -50,8 +51,9 @@ static void *watch(void *arg) {
     struct job *j = arg;
     for (uint32_t seen = 0; !atomic_load(&j->stop);) {
         const uint32_t now = __atomic_load_n(&j->done, __ATOMIC_ACQUIRE);
+        const bool whole = !atomic_load(&j->poisoned);
         j->went_back += now < seen;
-        for (; seen < now && seen < j->fed; seen++) {
+        for (; whole && seen < now && seen < j->fed; seen++) {
             j->went_back += j->sent[seen][COUNT - 2] == 0;
         }
         seen = now;
@@ -109,6 +111,7 @@ static void run(struct job *j, uint32_t fed) {
         usleep((useconds_t)(r >> 16 & 127));
     }
     if (fed < STEPS) {
+        atomic_store(&j->poisoned, true);
         feed(&j->in_flag, RDI_STEP_POISON);
         feed(&j->out_flag, RDI_STEP_POISON);
     }
