@@ -111,7 +111,10 @@ static unsigned compose(union rdi_w_any *m, const struct rdi_w_rank *r, struct i
     memset(m, 0, sizeof *m);
     switch ((enum rdi_watch_type)type) {
     case RDI_W_BEAT:
-        m->beat = (struct rdi_w_beat){.epoch = a & 7, .incarnation = a >> 6};
+        m->beat = (struct rdi_w_beat){.epoch = a & 7,
+                                      .incarnation = a >> 6,
+                                      .number = r->beat_heard + 1,
+                                      .heard = a & 8 ? watch->beats : 0};
         break;
     case RDI_W_SUSPECT:
         m->suspect = (struct rdi_w_suspect){.epoch = watch->epoch,

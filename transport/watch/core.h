@@ -52,8 +52,12 @@ struct rdi_w_rank {
     uint64_t left_since; // then
     bool beat_due;
     bool told_stopped, told_silent;
-    bool apart; // nothing came through for so long that it may have decided without this rank
-    int via;    // rank + 1 of one that hears it while this rank does not; 0: none
+    // Nothing came through for so long that it may have decided without this rank; and the last beat until then. What
+    // comes when a path is back may be old: only who has heard a later beat is known to be here.
+    bool apart;
+    uint32_t apart_at;
+    uint32_t beat_heard; // number of its latest beat
+    int via;             // rank + 1 of one that hears it while this rank does not; 0: none
     uint64_t asked_epoch, asked_at; // its first question about silent ranks for that epoch
     uint64_t failed_at, joined_at;  // epochs
     uint32_t failed_incarnation;
@@ -119,6 +123,7 @@ struct rdi_watch {
     struct rdi_watch_peer self;
 
     uint64_t epoch, beat_at, tick_at, report_at;
+    uint32_t beats; // said
     _Atomic uint64_t news;
     rondo_status state;
     char why[RDI_ERROR_TEXT];

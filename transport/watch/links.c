@@ -169,6 +169,11 @@ static void dispatch(struct rdi_watch *w, int from, unsigned type, const union r
 
 static void on_beat(struct rdi_watch *w, int from, const struct rdi_w_beat *m) {
     struct rdi_w_rank *r = &w->ranks[from];
+    if (m->incarnation == r->peer.incarnation) { // not its successor, which knows nothing of that
+        bool here = m->epoch <= w->epoch && (int32_t)(m->heard - r->apart_at) > 0;
+        r->beat_heard = m->number;
+        r->apart = r->apart && !here;
+    }
     // No more than are remembered, whatever it says.
     uint64_t e = w->epoch > RDI_W_LOG ? w->epoch - RDI_W_LOG : 0;
     for (e = m->epoch > e ? m->epoch : e; e < w->epoch && rdi_w_live(w, from);) {
@@ -195,7 +200,7 @@ void rdi_w_ctrl(void *self, struct rdi_link *link, unsigned type, const void *ms
     }
     int from = (int)(r - w->ranks);
     r->heard = rdi_w_now(w);
-    r->told_silent = r->apart = false;
+    r->told_silent = false;
     r->via = 0;
     if (r->cause != RDI_CAUSE_NONE && r->own && r->cause != RDI_CAUSE_DEAD) {
         rdi_w_clear(w, from);
@@ -382,7 +387,10 @@ static void look_at_silence(struct rdi_watch *w, int rank, uint64_t now) {
     if (now < r->acknowledged + rdi_w_lately(w)) {
         return;
     }
-    r->apart = r->apart || silent >= rdi_w_lately(w);
+    if (!r->apart && silent >= rdi_w_lately(w)) {
+        r->apart = true;
+        r->apart_at = w->beats;
+    }
     if (silent >= w->timeout_ns) {
         rdi_w_evidence(w, rank, RDI_CAUSE_SILENT,
                        "is silent: its host has acknowledged nothing for peer_timeout (%.1f s)",
@@ -390,11 +398,20 @@ static void look_at_silence(struct rdi_watch *w, int rank, uint64_t now) {
     }
 }
 
+static void say_beat(struct rdi_watch *w, int rank) {
+    struct rdi_w_rank *r = &w->ranks[rank];
+    const struct rdi_w_beat b = {.epoch = w->epoch,
+                                 .incarnation = w->incarnation,
+                                 .number = w->beats,
+                                 .heard = r->beat_heard};
+    r->beat_due = r->link->ops->ctrl(r->link, RDI_W_BEAT, &b, sizeof b) != RONDO_OK;
+}
+
 int rdi_w_links_progress(struct rdi_watch *w, uint64_t now) {
     int moved = 0;
     bool beat = now >= w->beat_at;
-    const struct rdi_w_beat b = {.epoch = w->epoch, .incarnation = w->incarnation};
     if (beat) {
+        w->beats++;
         w->beat_at = now + w->beat_ns;
         rdi_w_watch_choose(w);
     }
@@ -414,8 +431,8 @@ int rdi_w_links_progress(struct rdi_watch *w, uint64_t now) {
         look_at_silence(w, i, now);
         moved += r->out ? flush(w, i) : 0;
         r->beat_due = (r->beat_due || beat) && rdi_w_linked(w, i);
-        if (r->beat_due && r->link->ops->ctrl(r->link, RDI_W_BEAT, &b, sizeof b) == RONDO_OK) {
-            r->beat_due = false;
+        if (r->beat_due) {
+            say_beat(w, i);
         }
     }
     return moved;

@@ -444,6 +444,7 @@ static void let_join(struct rdi_watch *w, int rank, uint32_t incarnation, uint64
     r->ready = r->left = r->told_stopped = false;
     r->heard = rdi_w_now(w);
     r->apart = false;
+    r->beat_heard = 0;
     r->lived_at = 0;
     rdi_w_clear(w, rank);
     rdi_log(&w->env, RONDO_LOG_WARN, "decision %llu: %s, started again (%u), joins",

@@ -32,7 +32,10 @@ enum rdi_watch_type {
 
 struct rdi_w_beat {
     uint64_t epoch;
-    uint32_t incarnation, reserved;
+    uint32_t incarnation;
+    uint32_t number; // of the sender's beats
+    uint32_t heard;  // the number of the receiver's latest beat that the sender has heard; 0: none
+    uint32_t reserved;
 };
 struct rdi_w_suspect {
     uint64_t epoch;

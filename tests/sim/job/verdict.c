@@ -197,6 +197,11 @@ static void check_partitioned(const struct rank *k) {
 void verdict(void) {
     int left = 0;
     bool lasting = verdict_had(CUT);
+    // If a path that does not come back kept them from meeting at all, each ends as it finds out.
+    bool began = false;
+    for (int r = 0; r < job.n; r++) {
+        began = began || job.ranks[r].ncommitted > 0 || job.ranks[r].ncounted > 0;
+    }
     if (job.ddp) {
         verdict_gather();
     }
@@ -217,7 +222,7 @@ void verdict(void) {
         // Whoever is left finishes; only paths that do not come back may end it.
         bool excused = k->incarnation > 0 || (job.ddp && verdict_never_began(k));
         bool other = strstr(k->why, "another rank could not make") != NULL;
-        excused = excused || (verdict_for_good() && (is_path(k->end) || other));
+        excused = excused || (verdict_for_good() && (is_path(k->end) || other || !began));
         if (k->end != RONDO_OK && !excused && !lasting && !verdict_had(FLAP) &&
             !verdict_had(VANISH)) {
             give_up("rank %d ended with %s: %s", r, rondo_status_name(k->end), k->why);
