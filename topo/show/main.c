@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // rondo-topo: see rondo-topo(1).
+#include "topo/show/decide.h"
 #include "topo/show/show.h"
 
 #include <errno.h>
@@ -139,21 +140,49 @@ static void print_json(struct rdi_text *out, const struct host *hosts, size_t n,
     rdi_text_add(out, "\n]}\n");
 }
 
-static int print(const struct ts_options *o, const struct host *hosts, size_t n) {
+// Frees it.
+static int print(struct rdi_text *out) {
+    int code = 0;
+    if (out->failed) {
+        code = ts_fail(TS_EXIT_ERROR, "out of memory");
+    } else if (fwrite(out->buf, 1, out->len, stdout) != out->len || fflush(stdout) != 0) {
+        code = ts_fail(TS_EXIT_ERROR, "cannot write: %s", strerror(errno));
+    }
+    rdi_text_free(out);
+    return code;
+}
+
+static int show(const struct ts_options *o, const struct host *hosts, size_t n) {
     struct rdi_text out = {0};
     const char **names = calloc(n, sizeof *names);
-    int code = 0;
     if (names) {
         (o->json ? print_json : print_text)(&out, hosts, n, names);
     }
-    if (!names || out.failed) {
-        code = ts_fail(TS_EXIT_ERROR, "out of memory");
-    } else if (fwrite(out.buf, 1, out.len, stdout) != out.len || fflush(stdout) != 0) {
-        code = ts_fail(TS_EXIT_ERROR, "cannot write: %s", strerror(errno));
-    }
-    rdi_text_free(&out);
+    out.failed = out.failed || !names;
     free(names);
-    return code;
+    return print(&out);
+}
+
+static int decide(const struct ts_options *o, const struct host *hosts, size_t n) {
+    struct rdi_text out = {0};
+    struct rdi_decision *d = NULL;
+    struct rdi_decide_host *in = calloc(n, sizeof *in);
+    for (size_t i = 0; in && i < n; i++) {
+        const rondo_topo *t = hosts[i].topo ? hosts[i].topo : hosts[hosts[i].same].topo;
+        const char *own = rondo_topo_machine(t)->host;
+        in[i].name = hosts[i].name[0] ? hosts[i].name : own[0] ? own : "host";
+        in[i].topo = t;
+        in[i].ranks = o->ranks ? o->ranks : rdi_decide_default_ranks(t);
+    }
+    rondo_status s = in ? rdi_decide(in, (int)n, &d) : RONDO_ERR_NOMEM;
+    if (s == RONDO_OK) {
+        (o->json ? ts_decide_json : ts_decide_text)(&out, d);
+    }
+    rdi_decision_free(d);
+    free(in);
+    return s == RONDO_OK ? print(&out)
+                         : ts_fail(TS_EXIT_ERROR, "%s",
+                                   s == RONDO_ERR_NOMEM ? "out of memory" : rondo_last_error());
 }
 
 // ---- All -----------------------------------------------------------------------------------------
@@ -173,7 +202,7 @@ static int run(const struct ts_options *o) {
     }
     // What was to be written has been; only without a file it goes to the screen.
     if (code < 0) {
-        code = o->save && !o->json ? 0 : print(o, hosts, n);
+        code = o->decide ? decide(o, hosts, n) : o->save && !o->json ? 0 : show(o, hosts, n);
     }
     for (size_t i = 0; i < n; i++) {
         rondo_topo_free(hosts[i].topo);

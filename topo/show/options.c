@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // rondo-topo's command line.
+#include "topo/decide.h"
 #include "topo/show/show.h"
 
 #include <errno.h>
@@ -19,6 +20,10 @@ static const char help[] =
     "      --synthetic DESCRIPTION     a machine without devices: \"pack:2 numa:2 core:8 pu:2\"\n"
     "      --this-cpuset               of a loaded host, what this process may use here\n"
     "      --save FILE                 write this or the loaded host, for --load and lstopo\n"
+    "      --decide                    which NIC, memory and processor each rank uses, and the "
+    "rings\n"
+    "      --ranks N                   for --decide: ranks on each host; without: one a GPU, or "
+    "NUMA node\n"
     "      --json                      the same for programs\n"
     "  -h, --help                      this text\n"
     "      --version                   the version\n\n"
@@ -65,6 +70,17 @@ static int add_load(struct ts_options *o, const char *arg) {
     return ts_source_add(o, arg, name, file) ? -1 : ts_fail(TS_EXIT_ERROR, "out of memory");
 }
 
+static int set_ranks(struct ts_options *o, const char *arg) {
+    char *end = NULL;
+    errno = 0;
+    long n = strtol(arg, &end, 10);
+    if (errno || end == arg || *end != '\0' || n < 1 || n > RDI_DECIDE_LOCAL) {
+        return ts_fail(TS_EXIT_USAGE, "--ranks %.40s: allowed is 1 to %d", arg, RDI_DECIDE_LOCAL);
+    }
+    o->ranks = (int)n;
+    return -1;
+}
+
 // What excludes what.
 static int check(const struct ts_options *o) {
     bool loaded = o->n > 0 || o->cluster;
@@ -77,16 +93,21 @@ static int check(const struct ts_options *o) {
             "--this-cpuset is for --load: of this host it is always told what this process "
             "may use, and of a synthetic one never");
     }
+    if (o->ranks && !o->decide) {
+        return ts_fail(TS_EXIT_USAGE, "--ranks is for --decide");
+    }
     return -1;
 }
 
 int ts_options_parse(struct ts_options *o, int argc, char **argv) {
-    enum { CLUSTER = 256, CPUSET, JSON, LOAD, SAVE, SYNTHETIC, VERSION };
+    enum { CLUSTER = 256, CPUSET, DECIDE, JSON, LOAD, RANKS, SAVE, SYNTHETIC, VERSION };
     static const struct option table[] = {
         {"cluster", required_argument, NULL, CLUSTER},
+        {"decide", no_argument, NULL, DECIDE},
         {"help", no_argument, NULL, 'h'},
         {"json", no_argument, NULL, JSON},
         {"load", required_argument, NULL, LOAD},
+        {"ranks", required_argument, NULL, RANKS},
         {"save", required_argument, NULL, SAVE},
         {"synthetic", required_argument, NULL, SYNTHETIC},
         {"this-cpuset", no_argument, NULL, CPUSET},
@@ -104,11 +125,17 @@ int ts_options_parse(struct ts_options *o, int argc, char **argv) {
         case CPUSET:
             o->this_cpuset = true;
             break;
+        case DECIDE:
+            o->decide = true;
+            break;
         case JSON:
             o->json = true;
             break;
         case LOAD:
             code = add_load(o, optarg);
+            break;
+        case RANKS:
+            code = set_ranks(o, optarg);
             break;
         case SAVE:
             o->save = optarg;

@@ -23,7 +23,8 @@ struct ts_options {
     struct ts_source *sources; // none: this host, or `synthetic`
     size_t n;
     const char *save, *synthetic, *cluster;
-    bool json, this_cpuset;
+    bool json, this_cpuset, decide;
+    int ranks; // on each host; 0 = not given
 };
 
 // -1: go on; else the status to exit with. ts_options_free() in any case.
