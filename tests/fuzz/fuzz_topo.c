@@ -5,6 +5,7 @@
 //   input[0]  'c': a cluster file follows; else the input is a topology
 #include "fuzz.h"
 #include "topo/internal.h"
+#include "topo/show/decide.h"
 #include "topo/show/show.h"
 
 static void check_machine(const rondo_topo *t) {
@@ -52,6 +53,41 @@ static void check_text(const rondo_topo *t, void (*print)(struct rdi_text *, con
     rdi_text_free(&out);
 }
 
+// Whatever the machine is, each rank of a job on two of it has a place, and each ring each rank.
+static void check_decision(const rondo_topo *t) {
+    struct rdi_decide_host hosts[2] = {{.name = "a", .topo = t, .ranks = 3},
+                                       {.name = "b", .topo = t, .ranks = 1}};
+    struct rdi_decision *d = NULL;
+    MUST(rdi_decide(hosts, 2, &d) == RONDO_OK && d->nranks == 4);
+    MUST(d->nrails >= 1 && d->nrings == d->nrails);
+    for (int i = 0; i < d->nranks; i++) {
+        const struct rdi_decided_rank *r = &d->ranks[i];
+        MUST(r->gpu >= -1 && r->gpu < rondo_topo_machine(t)->devices);
+        MUST(r->numa >= 0 && r->numa < rondo_topo_machine(t)->numas);
+        MUST(r->cpu >= -1 && r->cpu < RDI_SET_BITS);
+        for (int k = 0; k < r->nrails; k++) {
+            MUST(rondo_topo_device(t, r->rails[k].nic)->kind == RONDO_TOPO_NIC);
+        }
+    }
+    for (int i = 0; i < d->nrings; i++) {
+        unsigned seen = 0;
+        for (int k = 0; k < d->nranks; k++) {
+            seen |= 1U << d->rings[i].order[k];
+        }
+        MUST(seen == 15);
+    }
+    void (*const prints[])(struct rdi_text *, const struct rdi_decision *) = {ts_decide_text,
+                                                                              ts_decide_json};
+    for (size_t i = 0; i < 2; i++) {
+        struct rdi_text out = {0};
+        prints[i](&out, d);
+        MUST(!out.failed);
+        check_printable(out.buf);
+        rdi_text_free(&out);
+    }
+    rdi_decision_free(d);
+}
+
 static void topology(const char *text, size_t size) {
     rondo_topo *t = NULL;
     if (rondo_topo_parse(text, size, "it", &t) != RONDO_OK) {
@@ -66,6 +102,7 @@ static void topology(const char *text, size_t size) {
     }
     check_text(t, ts_text);
     check_text(t, ts_json);
+    check_decision(t);
     rondo_topo_free(t);
 }
 
