@@ -51,48 +51,11 @@ static rondo_status read_file(const char *path, char **text, size_t *len) {
                : rdi_fail(RONDO_ERR_NOMEM, "out of memory to read the topology %s", path);
 }
 
-static bool write_all(int fd, const char *text, size_t len) {
-    while (len > 0) {
-        ssize_t n = write(fd, text, len);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            return false;
-        }
-        text += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
-
 rondo_status rondo_topo_save(const rondo_topo *t, const char *path) {
     if (!t || !path || *path == '\0') {
         return rdi_fail(RONDO_ERR_INVALID, "rondo_topo_save() without a topology or a path");
     }
-    size_t cap = strlen(path) + RDI_TEMP_MORE;
-    char *temporary = malloc(cap);
-    if (!temporary) {
-        return rdi_fail(RONDO_ERR_NOMEM, "out of memory to write %s", path);
-    }
-    rdi_temp_sweep(path); // what a killed process may have left here
-    rdi_temp_name(path, temporary, cap);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
-    bool ok = fd >= 0 && write_all(fd, t->text, t->len);
-    int err = errno;
-    if (fd >= 0 && close(fd) != 0 && ok) {
-        err = errno;
-        ok = false;
-    }
-    if (ok && rename(temporary, path) != 0) {
-        err = errno;
-        ok = false;
-    }
-    if (!ok && fd >= 0) {
-        (void)unlink(temporary);
-    }
-    free(temporary);
-    return ok ? RONDO_OK : rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot write %s", path);
+    return rdi_temp_replace(path, t->text, t->len, 0644);
 }
 
 // ---- Loading -------------------------------------------------------------------------------------

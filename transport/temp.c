@@ -164,3 +164,47 @@ void rdi_temp_sweep(const char *path) {
     }
     closedir(dir);
 }
+
+// ---- Whole files ---------------------------------------------------------------------------------
+
+static bool write_all(int fd, const char *at, size_t n) {
+    while (n > 0) {
+        ssize_t w = write(fd, at, n);
+        if (w < 0 && errno == EINTR) {
+            continue;
+        }
+        if (w <= 0) {
+            errno = w == 0 ? EIO : errno;
+            return false;
+        }
+        at += w;
+        n -= (size_t)w;
+    }
+    return true;
+}
+
+rondo_status rdi_temp_replace(const char *path, const void *bytes, size_t len, unsigned mode) {
+    size_t cap = strlen(path) + RDI_TEMP_MORE;
+    char *temporary = malloc(cap);
+    if (!temporary) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory to write %s", path);
+    }
+    rdi_temp_sweep(path); // what a killed process may have left here
+    rdi_temp_name(path, temporary, cap);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+    bool ok = fd >= 0 && write_all(fd, bytes, len);
+    int err = errno;
+    if (fd >= 0 && close(fd) != 0 && ok) {
+        err = errno;
+        ok = false;
+    }
+    if (ok && rename(temporary, path) != 0) {
+        err = errno;
+        ok = false;
+    }
+    if (!ok && fd >= 0) {
+        (void)unlink(temporary);
+    }
+    free(temporary);
+    return ok ? RONDO_OK : rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot write %s", path);
+}

@@ -29,4 +29,7 @@ void rdi_temp_name(const char *path, char *out, size_t cap);
 // last part, whose maker was of this user and this host and is dead.
 void rdi_temp_sweep(const char *path);
 
+// Writes a file that is complete, or, after a failure, what it was before: beside it, then renamed. Sweeps first.
+rondo_status rdi_temp_replace(const char *path, const void *bytes, size_t len, unsigned mode);
+
 #endif

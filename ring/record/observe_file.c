@@ -4,7 +4,6 @@
 #include "transport/temp.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,44 +49,6 @@ void rdi_observe_name(const struct rdi_observed *o, const char *prefix, const ch
              o->pid);
 }
 
-static bool write_all(int fd, const char *p, size_t n) {
-    while (n > 0) {
-        ssize_t w = write(fd, p, n);
-        if (w < 0 && errno == EINTR) {
-            continue;
-        }
-        if (w <= 0) {
-            errno = w == 0 ? EIO : errno;
-            return false;
-        }
-        p += w;
-        n -= (size_t)w;
-    }
-    return true;
-}
-
 rondo_status rdi_observe_write(const char *path, const struct rdi_text *t) {
-    size_t cap = strlen(path) + RDI_TEMP_MORE;
-    char *temporary = malloc(cap);
-    if (!temporary) {
-        return rdi_fail(RONDO_ERR_NOMEM, "out of memory to write %s", path);
-    }
-    rdi_temp_sweep(path); // what a killed process may have left here
-    rdi_temp_name(path, temporary, cap);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    bool ok = fd >= 0 && write_all(fd, t->buf, t->len);
-    int err = errno;
-    if (fd >= 0 && close(fd) != 0 && ok) {
-        err = errno;
-        ok = false;
-    }
-    if (ok && rename(temporary, path) != 0) {
-        err = errno;
-        ok = false;
-    }
-    if (!ok && fd >= 0) {
-        (void)unlink(temporary);
-    }
-    free(temporary);
-    return ok ? RONDO_OK : rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot write %s", path);
+    return rdi_temp_replace(path, t->buf, t->len, 0600);
 }

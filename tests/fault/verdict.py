@@ -189,8 +189,8 @@ def same_on_all(v, group):
     for rank in group.ranks:
         r = v.outcome.job.ranks.get(rank)
         for e in r.all("failed") if r and r.code == 0 else ():
-            # A path that DDP's communicator misses, this one may miss a moment later.
-            if e["call"] != "init" and (e["status"] != "RONDO_ERR_PATH" or "comm_status" in e):
+            # What ends DDP's communicator, this one may see a moment later, unless a rank is lost.
+            if e["call"] != "init" and (e["status"] == "RONDO_ERR_PEER" or "comm_status" in e):
                 said.setdefault(e["generation"], {})[rank] = (e["status"], e.get("culprit"), tuple(e.get("failed", ())),
                                                               e.get("cause") if e["status"] == "RONDO_ERR_PEER" else "")
     for generation, by_rank in said.items():
