@@ -30,6 +30,29 @@ static void check_edge(const struct rank *k, const struct rdi_edge *e) {
     }
 }
 
+// A communicator that some of its ranks never got to make, since the split failed there.
+static bool half_made(const struct cluster *c, int g) {
+    const struct group *group = &c->sc->groups[g];
+    for (int i = 0; i < group->n; i++) {
+        if (c->ranks[group->world[i]].made[g] == FAILED) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Whether one of these ranks waits in such a communicator, until its time is over, and comes too late to this one.
+static bool comes_late(const struct cluster *c, const struct group *group) {
+    for (int g = 0; g < c->sc->ngroups; g++) {
+        for (int i = 0; i < group->n && half_made(c, g); i++) {
+            if (rank_in(&c->sc->groups[g], group->world[i]) >= 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 // Whether this communicator may fail at all.
 static bool may_fail(const struct cluster *c, int g) {
     const struct scenario *sc = c->sc;
@@ -58,13 +81,7 @@ static bool may_fail(const struct cluster *c, int g) {
     if (sc->fault == FAULT_DEATH && rank_in(group, sc->victim) >= 0) {
         return true;
     }
-    // A communicator that some of its ranks never got to make, since the split failed there.
-    for (int i = 0; i < group->n; i++) {
-        if (c->ranks[group->world[i]].made[g] == FAILED) {
-            return true;
-        }
-    }
-    return false;
+    return half_made(c, g) || comes_late(c, group);
 }
 
 void verdict_step(struct cluster *c, struct rank *k) {
