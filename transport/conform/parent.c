@@ -62,7 +62,7 @@ static bool receive_all(int fd, void *bytes, size_t n) {
 // ---- The parent ----------------------------------------------------------------------------------
 
 static bool take_brief(int wire, struct cf_place *place) {
-    struct brief b;
+    struct brief b = {.has_key = false}; // the keeper may end before it says anything
     bool ok = receive_all(wire, &b, sizeof b);
     *place = b.place;
     place->job.key = NULL;
