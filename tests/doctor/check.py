@@ -125,7 +125,8 @@ def test_job():
     clean = report("--only", "job")
     clean.find("job.options", "ok", "no option")
     clean.find("job.launcher", "info", "one rank", "rondo-run -n 2")
-    clean.find("job.launcher", "info", "rondo-run or torchrun (RANK, not set); Open MPI")
+    clean.find("job.launcher", "info", "rondo-run or torchrun (RANK is not set); Open MPI",
+               "Kubernetes (JOB_COMPLETION_INDEX is not set)")
     clean.find("job.key", "info", "auth=none", "key_file", "~/.config/rondo/key")
 
     report("--only", "job", code=1, env={"RONDO_TRANSPORT": "udp"}).find(
@@ -137,14 +138,24 @@ def test_job():
     ranks = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.9.8.7"}
     result = report("--only", "job", env=ranks)
     result.find("job.launcher", "ok", "rank 1 of 4", "10.9.8.7, port 29500", "rank 0")
-    result.find("job.launcher", "info", "(RANK, set)")
+    result.find("job.launcher", "info", "(RANK is set: counts)")
     expect(result.json["ranks"] == 4, result.text)
     report("--only", "job", code=1, env={"RANK": "1"}).find("job.launcher", "error", "WORLD_SIZE")
     report("--only", "job", "--ranks", 4, "--ranks-per-node", 2, code=1,
            env={**ranks, "MASTER_ADDR": "127.0.0.1"}).find("job.launcher", "error", "MASTER_ADDR")
-    report("--only", "job", env={"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3",
-                                 "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[07-08]",
-                                 "RONDO_AUTH": "none"}).find("job.launcher", "ok", "Slurm: rank 3 of 8", "n07")
+    step = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3", "SLURM_STEP_NUM_NODES": "2",
+            "SLURM_STEP_NODELIST": "n[07-08]", "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "5,3",
+            "RONDO_AUTH": "none"}
+    result = report("--only", "job", env=step)
+    result.find("job.launcher", "ok", "Slurm: rank 3 of 8, local rank 3 of 5", "n07")
+    result.find("job.launcher", "info", "Slurm (SLURM_STEP_NUM_TASKS is set: counts)")
+    inner = report("--only", "job", env={**step, "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+                                         "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "PBS_VNODENUM": "0", "PBS_TASKNUM": "1"})
+    inner.find("job.launcher", "ok", "Open MPI: rank 1 of 2")
+    inner.find("job.launcher", "info", "Slurm (SLURM_STEP_NUM_TASKS is set, but Open MPI is inside of it)",
+               "pbsdsh (PBS_VNODENUM is set, but PBS_TASKNUM is 1)")
+    report("--only", "job", code=1, env={"JOB_COMPLETION_INDEX": "2"}).find(
+        "job.launcher", "error", "WORLD_SIZE is not set (Kubernetes: an indexed Job has to set", "JOB-0.SERVICE")
     keys()
 
 

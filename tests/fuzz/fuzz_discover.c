@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Who this process is in the job, from a launcher's variables and the configuration, and Slurm's list of hosts.
+// Who this process is in the job, from a launcher's variables and the configuration.
 // What is found is whole and in range; what is not, leaves nothing behind but an error with its text.
 //
 //   input[0..3]  the configuration's rank, world size, local rank, port: 0 = not given, else the number - 2
-//   then lines   the first is a list of hosts, the others NAME=value of the environment
+//   then lines   NAME=value of the environment; the first is for nobody
 #include "fuzz.h"
 #include "transport/bootstrap/bootstrap.h"
 
@@ -13,7 +13,9 @@ static size_t line_count;
 static char *get_line(const char *name) {
     size_t n = strlen(name);
     for (size_t i = 0; i < line_count; i++) {
-        if (strncmp(lines[i], name, n) == 0 && lines[i][n] == '=') {
+        // Files are no part of it.
+        if (strncmp(lines[i], name, n) == 0 && lines[i][n] == '=' &&
+            strcmp(name, "PBS_NODEFILE") != 0) {
             return (char *)(uintptr_t)lines[i] + n + 1;
         }
     }
@@ -37,23 +39,10 @@ static int given(struct input *in) {
     return byte == 0 ? -1 : byte - 2;
 }
 
-// The first host is a beginning of the list, without its brackets.
-static void first_host(const char *list) {
-    for (size_t cap = 1; cap <= 256; cap += 85) {
-        char *host = malloc(cap);
-        MUST(host != NULL);
-        if (rdi_first_host(list, host, cap)) {
-            size_t n = strlen(host);
-            MUST(n > 0 && n < cap && strcspn(host, "[,") == n);
-            MUST(host[0] == list[0] || list[0] == '[');
-        }
-        free(host);
-    }
-}
-
 static void check(const struct rdi_launch *l) {
     MUST(l->size >= 1 && l->rank >= 0 && l->rank < l->size);
     MUST(l->local_rank >= -1 && l->local_rank < l->size);
+    MUST(l->local_size >= 0 && l->local_size <= l->size);
     MUST(l->launcher != NULL && memchr(l->host, '\0', sizeof l->host) != NULL);
     if (l->size > 1) {
         MUST(l->host[0] != '\0' && l->port >= 1 && l->port <= 65535);
@@ -71,7 +60,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     config.master_port = given(&in);
     char *text = take_text(&in);
     split(text);
-    first_host(text);
     memset(&before, 0x5a, sizeof before);
     launch = before;
     rdi_set_last_error("");

@@ -6,14 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 // ---- A fake environment: "NAME=value NAME=value" ------------------------------------------------
 
-static char environment[32][2][128];
+static char environment[48][2][128];
 
 static char *fake_getenv(const char *name) {
-    for (size_t i = 0; i < 32 && environment[i][0][0] != '\0'; i++) {
+    for (size_t i = 0; i < 48 && environment[i][0][0] != '\0'; i++) {
         if (strcmp(environment[i][0], name) == 0) {
             return environment[i][1];
         }
@@ -32,6 +33,16 @@ static void set_environment(const char *text) {
     }
 }
 
+// A value with blanks.
+static void add_variable(const char *name, const char *value) {
+    size_t i = 0;
+    while (environment[i][0][0] != '\0') {
+        i++;
+    }
+    snprintf(environment[i][0], sizeof environment[i][0], "%s", name);
+    snprintf(environment[i][1], sizeof environment[i][1], "%s", value);
+}
+
 static rondo_config config;
 static struct rdi_launch l;
 
@@ -48,6 +59,25 @@ static void find(const char *text) {
     rondo_status s = rdi_discover(&config, fake_getenv, &l);
     if (s != RONDO_OK) {
         fail_msg("%s: %s", text, rondo_last_error());
+    }
+}
+
+static void find_two(const char *text, const char *name, const char *value) {
+    set_environment(text);
+    add_variable(name, value);
+    memset(&l, 0x5a, sizeof l);
+    if (rdi_discover(&config, fake_getenv, &l) != RONDO_OK) {
+        fail_msg("%s, %s=%s: %s", text, name, value, rondo_last_error());
+    }
+}
+
+static void refuse_two(const char *text, const char *name, const char *value, const char *word1,
+                       const char *word2) {
+    set_environment(text);
+    add_variable(name, value);
+    assert_int_equal(rdi_discover(&config, fake_getenv, &l), RONDO_ERR_BOOTSTRAP);
+    if (strstr(rondo_last_error(), word1) == NULL || strstr(rondo_last_error(), word2) == NULL) {
+        fail_msg("'%s' does not have '%s' and '%s'", rondo_last_error(), word1, word2);
     }
 }
 
@@ -185,26 +215,160 @@ static void test_slurm(void **state) {
     assert_int_equal(l.size, 4); // torchrun or rondo-run, started by srun
 }
 
-static void test_node_lists(void **state) {
+static void expect_local(int local_rank, int local_size) {
+    assert_int_equal(l.local_rank, local_rank);
+    assert_int_equal(l.local_size, local_size);
+}
+
+static void test_slurm_local_size(void **state) {
     (void)state;
-    static const struct {
-        const char *list, *first;
-    } good[] = {{"node3", "node3"},       {"node3,node4", "node3"},
-                {"n[1-2]", "n1"},         {"n[001,003-007]", "n001"},
-                {"a,b[1-2]", "a"},        {"n[9]", "n9"},
-                {"10.0.0.1", "10.0.0.1"}, {"rack1-n[2-3],x", "rack1-n2"}};
-    char host[64];
-    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
-        assert_true(rdi_first_host(good[i].list, host, sizeof host));
-        assert_string_equal(host, good[i].first);
+    const char *uneven =
+        "SLURM_PROCID=4 SLURM_STEP_NUM_TASKS=8 SLURM_LOCALID=0 SLURM_STEP_NUM_NODES=4"
+        " SLURM_STEP_NODELIST=r[1-2]n[3-4] SLURM_STEP_TASKS_PER_NODE=4,2,1(x2)"
+        " SLURM_JOB_ID=1 SLURM_NODEID=";
+    static const int sizes[] = {4, 2, 1, 1, 0}; // the last node is none
+    for (int node = 0; node < 5; node++) {
+        char text[512];
+        snprintf(text, sizeof text, "%s%d", uneven, node);
+        find(text);
+        expect_local(0, sizes[node]);
+        assert_string_equal(l.host, "r1n3");
+        assert_string_equal(l.host_from, "SLURM_STEP_NODELIST");
     }
-    static const char *const bad[] = {"",    ",",    "n[",         "n[]", "n[x]",
-                                      "n[1", "n[1-", "n[1-2]m[3]", "[,"};
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        assert_false(rdi_first_host(bad[i], host, sizeof host));
+    // Not needed, and therefore no error.
+    find("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=n[1-2] SLURM_NODEID=0"
+         " SLURM_STEP_TASKS_PER_NODE=1(x");
+    expect_local(-1, 0);
+    refuse("SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=4 SLURM_LOCALID=2 SLURM_NODEID=0"
+           " SLURM_STEP_TASKS_PER_NODE=2(x2) SLURM_STEP_NODELIST=n[1-2]",
+           RONDO_ERR_BOOTSTRAP, "SLURM_LOCALID is 2", "2 ranks on this host");
+    find("SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 SLURM_NODEID=0 SLURM_STEP_TASKS_PER_NODE=2"
+         " SLURM_STEP_NODELIST=n1");
+    assert_true(l.single_host);
+}
+
+static void test_flux(void **state) {
+    (void)state;
+    const char *task = "FLUX_TASK_RANK=3 FLUX_JOB_SIZE=4 FLUX_TASK_LOCAL_ID=1 FLUX_JOB_ID=f7mZ"
+                       " FLUX_JOB_NNODES=2";
+    char text[512];
+    snprintf(text, sizeof text, "%s MASTER_ADDR=h", task);
+    find(text);
+    assert_in_range(l.port, 20000, 29999);
+    expect(3, 4, 1, false, "h", l.port);
+    refuse(task, RONDO_ERR_BOOTSTRAP, "MASTER_ADDR", "rondo-run");
+    // Flux's own first program was started by Slurm.
+    find(
+        "FLUX_TASK_RANK=1 FLUX_JOB_SIZE=2 FLUX_JOB_NNODES=1 SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=4");
+    expect(1, 2, -1, true, "127.0.0.1", RDI_MASTER_PORT_DEFAULT);
+    assert_string_equal(l.launcher, "Flux");
+}
+
+static void test_lsf(void **state) {
+    (void)state;
+    find("JSM_NAMESPACE_RANK=1 JSM_NAMESPACE_SIZE=2 JSM_NAMESPACE_LOCAL_RANK=1"
+         " JSM_NAMESPACE_LOCAL_SIZE=2 LSB_JOBID=7");
+    expect(1, 2, 1, true, "127.0.0.1", l.port);
+    assert_string_equal(l.launcher, "jsrun");
+    find_two("LSF_PM_TASKID=4 LSB_JOBID=9", "LSB_MCPU_HOSTS", "a 2 b 3");
+    expect(3, 5, 1, false, "a", l.port);
+    expect_local(1, 3);
+    assert_string_equal(l.host_from, "LSB_MCPU_HOSTS");
+    find_two("LSF_PM_TASKID=1", "LSB_MCPU_HOSTS", "a 2");
+    expect(0, 2, 0, true, "127.0.0.1", RDI_MASTER_PORT_DEFAULT);
+    refuse_two("LSF_PM_TASKID=0", "LSB_MCPU_HOSTS", "a 2", "LSF_PM_TASKID is '0'", "from 1");
+    refuse_two("LSF_PM_TASKID=3", "LSB_MCPU_HOSTS", "a 2", "LSF_PM_TASKID is 3",
+               "LSB_MCPU_HOSTS is 2");
+    refuse_two("LSF_PM_TASKID=1", "LSB_MCPU_HOSTS", "a", "LSB_MCPU_HOSTS", "character 2");
+}
+
+static void test_pbs(void **state) {
+    (void)state;
+    char path[] = "/tmp/rondo-nodefile-XXXXXX", text[256];
+    int fd = mkstemp(path);
+    static const char nodes[] = "n1.lab\nn1.lab\nn2.lab\n";
+    assert_int_equal(write(fd, nodes, sizeof nodes - 1), sizeof nodes - 1);
+    close(fd);
+    const char *task = "PBS_VNODENUM=2 PBS_TASKNUM=5 PBS_JOBID=12.server";
+    snprintf(text, sizeof text, "%s PBS_NODEFILE=%s", task, path);
+    find(text);
+    expect(2, 3, 0, false, "n1.lab", l.port);
+    expect_local(0, 1);
+    assert_string_equal(l.launcher, "PBS's pbsdsh");
+    remove(path);
+    // On the other hosts there is no such file.
+    refuse(text, RONDO_ERR_BOOTSTRAP, "PBS_NP is not set", "on the first host only");
+    snprintf(text, sizeof text, "%s PBS_NODEFILE=/dev/zero", task);
+    refuse(text, RONDO_ERR_BOOTSTRAP, "PBS_NP is not set", "mpirun");
+    snprintf(text, sizeof text, "%s PBS_NODEFILE=%s PBS_NP=4", task, path);
+    refuse(text, RONDO_ERR_BOOTSTRAP, "MASTER_ADDR", "mpirun");
+    snprintf(text, sizeof text, "%s PBS_NP=4 MASTER_ADDR=n1", task);
+    find(text);
+    expect(2, 4, -1, false, "n1", l.port);
+    // The job's script is one process.
+    find("PBS_VNODENUM=0 PBS_TASKNUM=1 PBS_NP=4");
+    expect(0, 1, -1, true, "", 0);
+}
+
+static void test_other_launchers(void **state) {
+    (void)state;
+    find("PALS_RANKID=1 PMI_RANK=1 PMI_SIZE=2 PALS_LOCAL_RANKID=1 PALS_LOCAL_SIZE=2 PALS_APID=u1");
+    expect(1, 2, 1, true, "127.0.0.1", l.port);
+    assert_string_equal(l.launcher, "PALS");
+    find("PMI_RANK=1 PMI_SIZE=2 MASTER_ADDR=a");
+    expect(1, 2, -1, false, "a", RDI_MASTER_PORT_DEFAULT);
+    assert_string_equal(l.launcher, "PMI");
+    find("PMI_RANK=1");
+    assert_int_equal(l.size, 1);
+}
+
+static void test_kubernetes(void **state) {
+    (void)state;
+    find("JOB_COMPLETION_INDEX=2 WORLD_SIZE=3 MASTER_ADDR=train-0.train MASTER_PORT=7777");
+    expect(2, 3, -1, false, "train-0.train", 7777);
+    assert_string_equal(l.launcher, "Kubernetes");
+    refuse("JOB_COMPLETION_INDEX=2", RONDO_ERR_BOOTSTRAP, "WORLD_SIZE is not set",
+           "an indexed Job has to set");
+    refuse("JOB_COMPLETION_INDEX=2 WORLD_SIZE=3", RONDO_ERR_BOOTSTRAP, "MASTER_ADDR",
+           "headless service (JOB-0.SERVICE)");
+    find("JOB_COMPLETION_INDEX=2 RANK=0 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2"); // rondo-run in a pod
+    expect(0, 2, -1, true, "127.0.0.1", RDI_MASTER_PORT_DEFAULT);
+}
+
+// Each launcher around each other: the order of the table, which is that of the man page.
+static void test_order(void **state) {
+    (void)state;
+    static const char *const environments[] = {
+        "RANK=0 WORLD_SIZE=2",
+        "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2",
+        "MPI_LOCALRANKID=0 PMI_RANK=0 PMI_SIZE=2",
+        "FLUX_TASK_RANK=0 FLUX_JOB_SIZE=2",
+        "JSM_NAMESPACE_RANK=0 JSM_NAMESPACE_SIZE=2",
+        "SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2",
+        "PALS_RANKID=0 PMI_SIZE=2",
+        "PMI_RANK=0 PMI_SIZE=2",
+        "LSF_PM_TASKID=1 LSB_MCPU_HOSTS=a",
+        "PBS_VNODENUM=0 PBS_TASKNUM=2 PBS_NP=2",
+        "JOB_COMPLETION_INDEX=0",
+    };
+    char text[2048] = "";
+    const char *name;
+    char why[160];
+    size_t n = sizeof environments / sizeof environments[0];
+    assert_false(rdi_launcher_tell(n, fake_getenv, &name, why, sizeof why));
+    for (size_t i = n; i-- > 0;) {
+        // The last is innermost only until the next comes.
+        char more[2048];
+        snprintf(more, sizeof more, "%s %s", environments[i], text);
+        snprintf(text, sizeof text, "%s", more);
+        set_environment(text);
+        for (size_t k = 0; k < n; k++) {
+            assert_true(rdi_launcher_tell(k, fake_getenv, &name, why, sizeof why));
+            assert_int_equal(strstr(why, ": counts") != NULL, k == i);
+            assert_int_equal(strstr(why, "is inside of it") != NULL, k > i);
+            assert_int_equal(strstr(why, "not") != NULL && k < i, k < i);
+        }
     }
-    assert_false(rdi_first_host("12345678", host, 8));
-    assert_true(rdi_first_host("1234567", host, 8));
 }
 
 // ---- Explicit configuration ---------------------------------------------------------------------
@@ -295,7 +459,13 @@ int main(void) {
         cmocka_unit_test_setup(test_open_mpi, setup),
         cmocka_unit_test_setup(test_hydra, setup),
         cmocka_unit_test_setup(test_slurm, setup),
-        cmocka_unit_test_setup(test_node_lists, setup),
+        cmocka_unit_test_setup(test_slurm_local_size, setup),
+        cmocka_unit_test_setup(test_flux, setup),
+        cmocka_unit_test_setup(test_lsf, setup),
+        cmocka_unit_test_setup(test_pbs, setup),
+        cmocka_unit_test_setup(test_other_launchers, setup),
+        cmocka_unit_test_setup(test_kubernetes, setup),
+        cmocka_unit_test_setup(test_order, setup),
         cmocka_unit_test_setup(test_explicit, setup),
         cmocka_unit_test_setup(test_wrong_configuration, setup),
         cmocka_unit_test_setup(test_wrong_environment, setup),

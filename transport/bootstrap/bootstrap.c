@@ -43,6 +43,11 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
         s = rdi_fail_errno(RONDO_ERR_SYSTEM, starved,
                            "rank 0 cannot accept connections to the store that it serves at %s",
                            b->where);
+    } else if (s == RONDO_ERR_TIMEOUT && launch->host_from != NULL) {
+        s = rdi_fail(s,
+                     "%s (%s is the first of %s; where the other hosts know it by another name or"
+                     " address, give all ranks that as MASTER_ADDR)",
+                     rondo_last_error(), launch->host, launch->host_from);
     } else if (s == RONDO_ERR_AUTH) {
         s = rdi_fail(s, "%s (this rank's key: %s)", rondo_last_error(), key_source);
     }

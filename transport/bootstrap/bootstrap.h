@@ -16,22 +16,22 @@ typedef char *(*rdi_getenv)(const char *name);
 struct rdi_launch {
     int rank, size;
     int local_rank;   // -1: not told
+    int local_size;   // 0: not told
     bool single_host; // all ranks share this host, as far as the launcher tells
     char host[256];   // where the store is; "" when size is 1 or the caller brings a store
+    const char
+        *host_from; // the launcher's list of hosts whose first it is; NULL: the host is given
     int port;
     bool loopback;        // host is one that only this host can reach
     bool launcher_store;  // the launcher serves it; otherwise rank 0 does
     const char *launcher; // whose variables were used, for messages
 };
-// Pure: looks only at its arguments and at what `get` (getenv(3) or a test's own) gives.
+// Looks only at its arguments, at what `get` (getenv(3) or a test's own) gives, and at PBS's node file.
 rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi_launch *out);
 
-// Launcher number i of the order in which they are looked for, and the variable by which it is known;
-// false after the last.
-bool rdi_launcher_order(size_t i, const char **name, const char **variable);
-
-// The first host of a Slurm node list ("node[07-12,20],login1" gives "node07"). False: malformed.
-bool rdi_first_host(const char *list, char *out, size_t cap);
+// Launcher number i of the order in which they are looked for, for people: its name, the variable by which it is
+// known, whether it is there, counts, or why it does not; false after the last.
+bool rdi_launcher_tell(size_t i, rdi_getenv get, const char **name, char *text, size_t cap);
 
 // Fills job->host and job->host_id.
 void rdi_host_find(struct rdi_job *job);

@@ -1,61 +1,17 @@
 // SPDX-License-Identifier: MIT
-// Rank, world size, local rank and where the store is: explicit configuration first, then the
-// variables of launchers, field by field. One table, in this order:
-//
-// rondo-run and torchrun come first because they are what a user starts inside an allocation or
-// under another launcher; Open MPI and Hydra come before Slurm because mpirun inside an allocation
-// leaves Slurm's variables of its own daemons in place. Slurm is recognised by a variable of the
-// step (srun), since the script of a batch job also has SLURM_PROCID and SLURM_NTASKS and yet runs
-// once; Hydra by one that srun's PMI plugins do not set.
-#include "transport/bootstrap/bootstrap.h"
+// Rank, world size, local rank and local size: explicit configuration first, then the variables of launchers
+// (launchers.c), field by field. Where the store is: where.c.
+#include "transport/bootstrap/launchers.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#define RANKS_MAX (1 << 20)
-
-static const struct launcher {
-    const char *name, *detect;
-    const char *rank, *size, *local_rank, *local_size;
-    const char *nodes; // number of hosts
-    const char
-        *job_id; // equal on all ranks, differs between jobs: for a port that others do not use
-} launchers[] = {
-    {"rondo-run or torchrun", "RANK", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", NULL,
-     NULL},
-    {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
-     "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", NULL, "PMIX_NAMESPACE"},
-    {"Hydra", "MPI_LOCALRANKID", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", NULL,
-     NULL},
-    {"Slurm", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", NULL,
-     "SLURM_STEP_NUM_NODES", NULL},
-};
-
-static const char *variable(rdi_getenv get, const char *name) {
-    const char *value = name != NULL ? get(name) : NULL;
-    return value != NULL && value[0] != '\0' ? value : NULL;
-}
-
-static const struct launcher *find_launcher(rdi_getenv get) {
-    for (size_t i = 0; i < sizeof launchers / sizeof launchers[0]; i++) {
-        if (variable(get, launchers[i].detect) != NULL) {
-            return &launchers[i];
-        }
-    }
-    return NULL;
-}
-
-bool rdi_launcher_order(size_t i, const char **name, const char **detect) {
-    if (i >= sizeof launchers / sizeof launchers[0]) {
-        return false;
-    }
-    *name = launchers[i].name;
-    *detect = launchers[i].detect;
-    return true;
-}
+#define NODEFILE_MAX (16 << 20) // bytes
 
 // A whole number of low..high; digits only.
 static bool parse_int(const char *text, int low, int high, int *out) {
@@ -69,8 +25,8 @@ static bool parse_int(const char *text, int low, int high, int *out) {
     return v >= low && v <= high;
 }
 
-static rondo_status read_int(rdi_getenv get, const char *name, int low, int high, int *out) {
-    const char *text = variable(get, name);
+rondo_status rdi_read_int(rdi_getenv get, const char *name, int low, int high, int *out) {
+    const char *text = rdi_variable(get, name);
     if (text == NULL) {
         return rdi_fail(RONDO_ERR_BOOTSTRAP, "the environment variable %s is not set", name);
     }
@@ -83,6 +39,49 @@ static rondo_status read_int(rdi_getenv get, const char *name, int low, int high
     return RONDO_OK;
 }
 
+// ---- Lists of hosts ----------------------------------------------------------------------------
+
+rondo_status rdi_with_remedy(const struct rdi_search *f, rondo_status s) {
+    return f->row != NULL && f->row->remedy != NULL
+               ? rdi_fail(s, "%s (%s: %s)", rondo_last_error(), f->row->name, f->row->remedy)
+               : s;
+}
+
+// The file's text, from malloc. NULL: there is none, or it is none of PBS's.
+static char *read_nodefile(const char *path) {
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool fits = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size < NODEFILE_MAX;
+    char *text = fits ? calloc(1, (size_t)st.st_size + 1) : NULL;
+    ssize_t n = 0;
+    for (off_t done = 0; text != NULL && done < st.st_size && n >= 0; done += n) {
+        n = pread(fd, text + done, (size_t)(st.st_size - done), done);
+        if (n == 0) {
+            break;
+        }
+        if (n < 0 && errno == EINTR) {
+            n = 0;
+        }
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (n < 0) {
+        free(text);
+        text = NULL;
+    }
+    return text;
+}
+
+static void find_hosts(struct rdi_search *f) {
+    const char *value = f->row != NULL ? rdi_variable(f->get, f->row->hosts) : NULL;
+    if (value != NULL && f->row->form == RDI_HOSTS_LINES) {
+        f->file = read_nodefile(value);
+        value = f->file;
+    }
+    f->hosts = value;
+}
+
 // ---- Rank and size ------------------------------------------------------------------------------
 
 // What a field got, and from where.
@@ -91,34 +90,59 @@ struct found {
     const char *name;
 };
 
-static rondo_status find_field(rdi_getenv get, int explicit_value, const char *field,
-                               const char *name, int low, struct found *out) {
-    *out = (struct found){.value = explicit_value, .name = field};
-    if (explicit_value == -1) {
-        out->name = name;
-        return read_int(get, name, low, RANKS_MAX, &out->value);
-    }
-    if (explicit_value < low || explicit_value > RANKS_MAX) {
-        return rdi_fail(RONDO_ERR_INVALID, "%s is %d; it can be %d..%d, or -1 to find it", field,
-                        explicit_value, low, RANKS_MAX);
-    }
-    return RONDO_OK;
+static rondo_status check_field(int value, const char *field, int low) {
+    return value >= low && value <= RDI_RANKS_MAX
+               ? RONDO_OK
+               : rdi_fail(RONDO_ERR_INVALID, "%s is %d; it can be %d..%d, or -1 to find it", field,
+                          value, low, RDI_RANKS_MAX);
 }
 
-static rondo_status find_rank_and_size(const rondo_config *config, rdi_getenv get,
-                                       const struct launcher *row, struct rdi_launch *out) {
+static rondo_status find_rank(const struct rdi_search *f, const struct rdi_launcher *names,
+                              struct found *out) {
+    *out = (struct found){f->config->rank, "rondo_config.rank"};
+    if (out->value != -1) {
+        return check_field(out->value, out->name, 0);
+    }
+    out->name = names->rank;
+    rondo_status s = rdi_read_int(f->get, names->rank, names->first, RDI_RANKS_MAX, &out->value);
+    out->value -= names->first;
+    return s;
+}
+
+static rondo_status find_size(const struct rdi_search *f, const struct rdi_launcher *names,
+                              struct found *out) {
+    *out = (struct found){f->config->world_size, "rondo_config.world_size"};
+    if (out->value != -1) {
+        return check_field(out->value, out->name, 1);
+    }
+    out->name = names->size;
+    if (f->hosts != NULL && names->form != RDI_HOSTS_LIST &&
+        rdi_variable(f->get, names->size) == NULL) {
+        size_t slots = 0;
+        rondo_status s = rdi_hosts_count(names->form, f->hosts, &slots);
+        out->name = names->hosts;
+        out->value = (int)slots;
+        return s == RONDO_OK ? s
+                             : rdi_fail(RONDO_ERR_BOOTSTRAP, "the list of hosts of %s: %s",
+                                        names->hosts, rondo_last_error());
+    }
+    rondo_status s = rdi_read_int(f->get, names->size != NULL ? names->size : names->hosts, 1,
+                                  RDI_RANKS_MAX, &out->value);
+    return s == RONDO_OK ? s : rdi_with_remedy(f, s);
+}
+
+static rondo_status find_rank_and_size(const struct rdi_search *f, struct rdi_launch *out) {
     struct found rank, size;
-    if (row == NULL && config->rank == -1 && config->world_size == -1) {
+    if (f->row == NULL && f->config->rank == -1 && f->config->world_size == -1) {
         out->rank = 0;
         out->size = 1;
         return RONDO_OK;
     }
     // With a rank but no launcher, the names that everybody knows are what is missing.
-    const struct launcher *names = row != NULL ? row : &launchers[0];
-    rondo_status s =
-        find_field(get, config->world_size, "rondo_config.world_size", names->size, 1, &size);
+    const struct rdi_launcher *names = f->row != NULL ? f->row : &rdi_launchers[0];
+    rondo_status s = find_size(f, names, &size);
     if (s == RONDO_OK) {
-        s = find_field(get, config->rank, "rondo_config.rank", names->rank, 0, &rank);
+        s = find_rank(f, names, &rank);
     }
     if (s != RONDO_OK) {
         return s;
@@ -126,8 +150,9 @@ static rondo_status find_rank_and_size(const rondo_config *config, rdi_getenv ge
     if (rank.value >= size.value) {
         return rdi_fail(
             RONDO_ERR_BOOTSTRAP,
-            "%s is %d but %s is %d; ranks count from 0, so the rank must be below the size",
-            rank.name, rank.value, size.name, size.value);
+            "%s is %d but %s is %d; ranks count from %d, so the rank must be %s the size",
+            rank.name, rank.value + names->first, size.name, size.value, names->first,
+            names->first == 0 ? "below" : "at most");
     }
     out->rank = rank.value;
     out->size = size.value;
@@ -136,195 +161,91 @@ static rondo_status find_rank_and_size(const rondo_config *config, rdi_getenv ge
 
 // The launcher's local rank counts only if this process is the rank that the launcher means: a
 // program may run several ranks as threads and give each its own.
-static bool launcher_means_us(rdi_getenv get, const struct launcher *row,
-                              const struct rdi_launch *out) {
-    const char *rank = variable(get, row->rank), *size = variable(get, row->size);
-    int r, n;
-    return rank != NULL && size != NULL && parse_int(rank, 0, RANKS_MAX, &r) &&
-           parse_int(size, 1, RANKS_MAX, &n) && r == out->rank && n == out->size;
+static bool launcher_means_us(const struct rdi_search *f, const struct rdi_launch *out) {
+    const struct rdi_search launcher = {&(rondo_config)RONDO_CONFIG_INIT, f->get, f->row, f->file,
+                                        f->hosts};
+    struct rdi_launch l = {.rank = -1};
+    return f->row != NULL && find_rank_and_size(&launcher, &l) == RONDO_OK && l.rank == out->rank &&
+           l.size == out->size;
 }
 
-static rondo_status find_local(const rondo_config *config, rdi_getenv get,
-                               const struct launcher *row, struct rdi_launch *out) {
-    int local_size = 0, nodes = 0;
-    out->local_rank = -1;
-    const char *name = "rondo_config.local_rank";
-    bool ours = row != NULL && launcher_means_us(get, row, out);
-    if (ours && variable(get, row->local_size) != NULL) {
-        rondo_status s = read_int(get, row->local_size, 1, out->size, &local_size);
-        if (s != RONDO_OK) {
-            return s;
-        }
-    }
-    if (ours && variable(get, row->nodes) != NULL) {
-        rondo_status s = read_int(get, row->nodes, 1, RANKS_MAX, &nodes);
-        if (s != RONDO_OK) {
-            return s;
-        }
-    }
-    if (config->local_rank != -1) {
-        out->local_rank = config->local_rank;
-    } else if (ours && variable(get, row->local_rank) != NULL) {
-        name = row->local_rank;
-        rondo_status s = read_int(get, row->local_rank, 0, RANKS_MAX, &out->local_rank);
-        if (s != RONDO_OK) {
-            return s;
-        }
-    }
-    int below = local_size > 0 ? local_size : out->size;
-    if (out->local_rank < -1 || out->local_rank >= below) {
-        return rdi_fail(RONDO_ERR_BOOTSTRAP, "%s is %d, but there are only %d ranks %s", name,
-                        out->local_rank, below, local_size > 0 ? "on this host" : "in the job");
-    }
-    out->single_host = out->size == 1 || local_size == out->size || nodes == 1;
-    return RONDO_OK;
+// ---- Local rank and size ------------------------------------------------------------------------
+
+// A number that may be missing, which is then left as it is.
+static rondo_status read_optional(rdi_getenv get, const char *name, int low, int high, int *out) {
+    return rdi_variable(get, name) != NULL ? rdi_read_int(get, name, low, high, out) : RONDO_OK;
 }
 
-// ---- Where the store is -------------------------------------------------------------------------
-
-// Only names and addresses that are loopback by what they are; no resolver is asked.
-static bool is_loopback(const char *host) {
-    struct in_addr v4;
-    struct in6_addr v6;
-    return strcmp(host, "localhost") == 0 ||
-           (inet_pton(AF_INET, host, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127) ||
-           (inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6));
+// How many ranks are on this host, by Slurm's list. Something odd there is no reason to fail: it is not needed.
+static void count_tasks(const struct rdi_search *f, struct rdi_launch *out) {
+    int node = -1, tasks = 0;
+    const char *list = rdi_variable(f->get, f->row->tasks);
+    if (list != NULL && read_optional(f->get, f->row->node, 0, RDI_RANKS_MAX, &node) == RONDO_OK &&
+        node >= 0 && rdi_tasks_on_node(list, (size_t)node, &tasks) == RONDO_OK && tasks > 0 &&
+        tasks <= out->size) {
+        out->local_size = tasks;
+    }
 }
 
-bool rdi_first_host(const char *list, char *out, size_t cap) {
-    size_t prefix = strcspn(list, "[,");
-    const char *digits = "";
-    size_t digits_len = 0;
-    if (list[prefix] == '[') {
-        digits = list + prefix + 1;
-        digits_len = strspn(digits, "0123456789");
-        if (digits_len == 0 || strchr("-,]", digits[digits_len]) == NULL ||
-            digits[digits_len] == '\0') {
-            return false;
-        }
+static void count_slots(const struct rdi_search *f, struct rdi_launch *out) {
+    size_t before, all;
+    if (rdi_hosts_beside(f->row->form, f->hosts, (size_t)out->rank, &before, &all) == RONDO_OK &&
+        all <= (size_t)out->size) {
+        out->local_rank = (int)before;
+        out->local_size = (int)all;
     }
-    if (prefix + digits_len == 0 || prefix + digits_len >= cap) {
-        return false;
-    }
-    memcpy(out, list, prefix);
-    memcpy(out + prefix, digits, digits_len);
-    out[prefix + digits_len] = '\0';
-    // "rack[1-2]node[3-4]": what follows the bracket of a name would have to be added to it.
-    const char *close = digits_len > 0 ? strchr(digits, ']') : NULL;
-    return digits_len == 0 || (close != NULL && (close[1] == '\0' || close[1] == ','));
 }
 
-static rondo_status find_host(const rondo_config *config, rdi_getenv get,
-                              const struct launcher *row, struct rdi_launch *out) {
-    const char *host = config->master_addr, *name = "rondo_config.master_addr";
-    if (host == NULL) {
-        name = "MASTER_ADDR";
-        host = variable(get, name);
+static rondo_status ask_launcher(const struct rdi_search *f, struct rdi_launch *out, int *nodes) {
+    const struct rdi_launcher *row = f->row;
+    if (row->tasks != NULL) {
+        count_tasks(f, out);
+    } else if (f->hosts != NULL && row->form != RDI_HOSTS_LIST) {
+        count_slots(f, out);
     }
-    char first[sizeof out->host];
-    const char *nodes = variable(get, "SLURM_STEP_NODELIST");
-    if (host == NULL && out->single_host) {
-        host = "127.0.0.1";
-    } else if (host == NULL && row != NULL && strcmp(row->name, "Slurm") == 0 && nodes != NULL &&
-               rdi_first_host(nodes, first, sizeof first)) {
-        host = first;
-    }
-    if (host == NULL) {
-        return rdi_fail(
-            RONDO_ERR_BOOTSTRAP,
-            "rank %d of %d does not know where rank 0 is: set the environment variable"
-            " MASTER_ADDR to the host of rank 0 and MASTER_PORT to a free port there, or"
-            " start the program with rondo-run",
-            out->rank, out->size);
-    }
-    if (host[0] == '\0' || strlen(host) >= sizeof out->host) {
-        return rdi_fail(RONDO_ERR_BOOTSTRAP, "%s is %s; it must be a host name or an address", name,
-                        host[0] == '\0' ? "empty" : "too long");
-    }
-    snprintf(out->host, sizeof out->host, "%s", host);
-    out->loopback = is_loopback(host);
-    out->single_host = out->single_host || out->loopback;
-    return RONDO_OK;
-}
-
-// A port that follows from the job's id, so that jobs on one host do not meet; 0 if there is none.
-static int port_of_job(rdi_getenv get, const struct launcher *row) {
-    const char *job = variable(get, row->job_id);
-    uint32_t hash = 2166136261u;
-    if (strcmp(row->name, "Slurm") == 0) {
-        const char *id = variable(get, "SLURM_JOB_ID"), *step = variable(get, "SLURM_STEP_ID");
-        return id == NULL ? 0
-                          : 20000 + (int)((strtoul(id, NULL, 10) * 7 +
-                                           (step != NULL ? strtoul(step, NULL, 10) : 0)) %
-                                          10000);
-    }
-    if (job == NULL) {
-        return 0;
-    }
-    for (; *job != '\0'; job++) {
-        hash = (hash ^ (uint8_t)*job) * 16777619u;
-    }
-    return 20000 + (int)(hash % 10000);
-}
-
-static rondo_status find_port(const rondo_config *config, rdi_getenv get,
-                              const struct launcher *row, struct rdi_launch *out) {
-    if (config->master_port != -1) {
-        if (config->master_port < 1 || config->master_port > 65535) {
-            return rdi_fail(RONDO_ERR_INVALID,
-                            "rondo_config.master_port is %d; it can be 1..65535, or -1 to find it",
-                            config->master_port);
-        }
-        out->port = config->master_port;
-        return RONDO_OK;
-    }
-    if (variable(get, "MASTER_PORT") == NULL) {
-        int port = row != NULL ? port_of_job(get, row) : 0;
-        out->port = port > 0 ? port : RDI_MASTER_PORT_DEFAULT;
-        return RONDO_OK;
-    }
-    rondo_status s = read_int(get, "MASTER_PORT", 1, 65535, &out->port);
-    const char *agent = variable(get, "TORCHELASTIC_USE_AGENT_STORE");
-    if (s == RONDO_OK && agent != NULL && strcmp(agent, "True") == 0 && !out->launcher_store) {
-        // torchrun's agent keeps PyTorch's own store at that port, so ours is beside it.
-        out->port += out->port < 65535 ? 1 : -1;
-    }
-    return s;
-}
-
-rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi_launch *out) {
-    struct rdi_launch found = {.rank = 0};
-    const struct launcher *row = find_launcher(get);
-    if (row == NULL && variable(get, "WORLD_SIZE") != NULL) {
-        row = &launchers[0]; // its rank is missing, or given by the configuration
-    }
-    found.launcher = row != NULL ? row->name : "no launcher";
-    rondo_status s = find_rank_and_size(config, get, row, &found);
+    rondo_status s = read_optional(f->get, row->local_size, 1, out->size, &out->local_size);
     if (s == RONDO_OK) {
-        s = find_local(config, get, row, &found);
+        s = read_optional(f->get, row->nodes, 1, RDI_RANKS_MAX, nodes);
     }
+    return s == RONDO_OK && f->config->local_rank == -1
+               ? read_optional(f->get, row->local_rank, 0, RDI_RANKS_MAX, &out->local_rank)
+               : s;
+}
+
+static rondo_status find_local(const struct rdi_search *f, struct rdi_launch *out) {
+    int nodes = 0;
+    const bool ours = launcher_means_us(f, out), given = f->config->local_rank != -1;
+    out->local_rank = -1;
+    rondo_status s = ours ? ask_launcher(f, out, &nodes) : RONDO_OK;
     if (s != RONDO_OK) {
         return s;
     }
-    if (found.size > 1 && config->store_ops == NULL) {
-        const char *store = variable(get, RDI_ENV_STORE);
-        if (store != NULL && strcmp(store, "launcher") != 0) {
-            return rdi_fail(RONDO_ERR_BOOTSTRAP,
-                            "the environment variable " RDI_ENV_STORE
-                            " is '%.40s'; it can be 'launcher'"
-                            " (who serves the store then) or unset",
-                            store);
-        }
-        found.launcher_store = store != NULL && config->master_addr == NULL &&
-                               config->master_port == -1;
-        s = find_host(config, get, row, &found);
-        if (s == RONDO_OK) {
-            s = find_port(config, get, row, &found);
-        }
-        if (s != RONDO_OK) {
-            return s;
-        }
+    out->local_rank = given ? f->config->local_rank : out->local_rank;
+    const char *name = given ? "rondo_config.local_rank" : ours ? f->row->local_rank : NULL;
+    int below = out->local_size > 0 ? out->local_size : out->size;
+    if (out->local_rank < -1 || out->local_rank >= below) {
+        return rdi_fail(RONDO_ERR_BOOTSTRAP, "%s is %d, but there are only %d ranks %s",
+                        name != NULL ? name : "the local rank", out->local_rank, below,
+                        out->local_size > 0 ? "on this host" : "in the job");
     }
-    *out = found;
+    out->single_host = out->size == 1 || out->local_size == out->size || nodes == 1;
     return RONDO_OK;
+}
+
+rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi_launch *out) {
+    struct rdi_search f = {.config = config, .get = get, .row = rdi_launcher_find(get)};
+    struct rdi_launch found = {.launcher = f.row != NULL ? f.row->name : "no launcher"};
+    find_hosts(&f);
+    rondo_status s = find_rank_and_size(&f, &found);
+    if (s == RONDO_OK) {
+        s = find_local(&f, &found);
+    }
+    if (s == RONDO_OK && found.size > 1 && config->store_ops == NULL) {
+        s = rdi_find_store(&f, &found);
+    }
+    free(f.file);
+    if (s == RONDO_OK) {
+        *out = found;
+    }
+    return s;
 }

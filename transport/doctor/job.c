@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What the environment says of the job: options, place, key.
 #include "transport/doctor/doctor.h"
+#include "transport/text.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -94,16 +95,16 @@ void dr_job_variables(struct doctor *d) {
 // ---- Place ---------------------------------------------------------------------------------------
 
 static void say_order(struct doctor *d) {
-    char text[512];
-    const char *name, *variable;
-    size_t used =
-        (size_t)snprintf(text, sizeof text, "rank and size come from the first of: rondo_config");
-    for (size_t i = 0; rdi_launcher_order(i, &name, &variable) && used < sizeof text; i++) {
-        const char *value = getenv(variable);
-        used += (size_t)snprintf(text + used, sizeof text - used, "; %s (%s, %s)", name, variable,
-                                 value != NULL && value[0] != '\0' ? "set" : "not set");
+    struct rdi_text text = {0};
+    const char *name;
+    char why[160];
+    rdi_text_add(&text, "rank and size come from the first of: rondo_config");
+    for (size_t i = 0; rdi_launcher_tell(i, getenv, &name, why, sizeof why); i++) {
+        rdi_text_add(&text, "; %s (%s)", name, why);
     }
-    dr_add(d, DR_INFO, NULL, "%s", text);
+    d->no_memory = d->no_memory || text.failed;
+    dr_add(d, DR_INFO, NULL, "%s", text.failed ? "" : text.buf);
+    rdi_text_free(&text);
 }
 
 void dr_job_launcher(struct doctor *d) {
@@ -119,9 +120,12 @@ void dr_job_launcher(struct doctor *d) {
                                                        : l->launcher);
         dr_remedy(d, "rondo-run -n %d PROGRAM", d->ranks);
     } else {
-        char local[48] = "local rank to be counted";
+        char local[64] = "local rank to be counted";
         if (l->local_rank >= 0) {
-            snprintf(local, sizeof local, "local rank %d", l->local_rank);
+            int n = snprintf(local, sizeof local, "local rank %d", l->local_rank);
+            if (l->local_size > 0) {
+                snprintf(local + n, sizeof local - (size_t)n, " of %d", l->local_size);
+            }
         }
         dr_add(d, DR_OK, NULL, "%s: rank %d of %d, %s; the store is at %s, port %d, served by %s",
                l->launcher, l->rank, l->size, local, l->host, l->port,
