@@ -99,7 +99,8 @@ static bool on_slots(void *self, struct rdi_link *link, struct rdi_device_slots 
 
 rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_options *options,
                                const struct rdi_job *job, const struct rdi_net_ops *const *ops,
-                               unsigned n, void *extra, struct rdi_engine **out) {
+                               unsigned n, void *extra, const struct rdi_rails *rails,
+                               struct rdi_engine **out) {
     struct rdi_engine *e = calloc(1, sizeof *e);
     struct rdi_peer *peers = calloc((size_t)job->size, sizeof *peers);
     if (!e || !peers) {
@@ -114,8 +115,12 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
     e->all_watch = true;
     e->events = (struct rdi_net_events){
         .self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl, .slots = on_slots};
-    struct rdi_net_params params = {
-        .env = *env, .options = &e->options, .job = &e->job, .events = &e->events, .extra = extra};
+    struct rdi_net_params params = {.env = *env,
+                                    .options = &e->options,
+                                    .job = &e->job,
+                                    .events = &e->events,
+                                    .rails = rails,
+                                    .extra = extra};
     rondo_status s = RONDO_OK;
     for (unsigned i = 0; i < n && i < RDI_MAX_NETS && s == RONDO_OK; i++) {
         s = ops[i]->open(&params, &e->nets[e->nnets]);

@@ -227,7 +227,7 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
         goto out;
     }
     s = rdi_engine_create(&env, options, &job, ops, job.size > 1 ? choose_nets(options, ops) : 0,
-                          NULL, &e);
+                          NULL, NULL, &e);
     if (s != RONDO_OK) {
         goto out;
     }

@@ -427,10 +427,11 @@ struct rdi_engine {
 };
 
 // Opens the nets that `names` lists (ops pointers; those that are UNSUPPORTED are left out, with a log line).
-// `extra` goes to every net's open().
+// `extra` and `rails` (NULL: none were decided) go to every net's open().
 rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_options *options,
                                const struct rdi_job *job, const struct rdi_net_ops *const *ops,
-                               unsigned n, void *extra, struct rdi_engine **out);
+                               unsigned n, void *extra, const struct rdi_rails *rails,
+                               struct rdi_engine **out);
 void rdi_engine_destroy(struct rdi_engine *e);
 // This rank's record for the others, at most RDI_RECORD_MAX bytes, and the reading of a peer's (checked).
 #define RDI_RECORD_MAX 4096

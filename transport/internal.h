@@ -302,12 +302,28 @@ struct rdi_net_events {
     bool (*slots)(void *self, struct rdi_link *link, struct rdi_device_slots *io);
 };
 
+// NICs that were decided for a rank, the nearest first. A wish: peers that none of them leads to are reached by others.
+#define RDI_RAILS 8
+struct rdi_rail {
+    char net[64],
+        rdma[64];  // names of its interface and RDMA device, with commas between several; "" = none
+    char why[160]; // for the log
+};
+struct rdi_rails {
+    unsigned count;
+    struct rdi_rail at[RDI_RAILS];
+};
+// The one that has this interface or RDMA device; NULL. `rails` may be NULL.
+const struct rdi_rail *rdi_rails_net(const struct rdi_rails *rails, const char *name);
+const struct rdi_rail *rdi_rails_rdma(const struct rdi_rails *rails, const char *name);
+
 struct rdi_net_params {
     struct rdi_env env;
     const struct rdi_options *options;
     const struct rdi_job *job; // outlives the net
     const struct rdi_net_events *events;
-    void *extra; // sim: the simulated host to live on
+    const struct rdi_rails *rails; // outlives open(); NULL: all NICs are as good
+    void *extra;                   // sim: the simulated host to live on
     bool
         prompt; // peers listened before their address was given to us: who refuses a connection is gone
 };

@@ -58,7 +58,7 @@ static rondo_status make_engine(struct run *r, int rank, const struct rdi_option
     memcpy(job.host_id, &host, sizeof host);
     job.host_id[8] = 1;
     m->node = rdi_sim_node(r->sim, rank);
-    rondo_status s = rdi_engine_create(&env, o, &job, &ops, 1, m->node, &m->engine);
+    rondo_status s = rdi_engine_create(&env, o, &job, &ops, 1, m->node, NULL, &m->engine);
     uint8_t record[RDI_RECORD_MAX];
     if (s == RONDO_OK) {
         m->run = r;

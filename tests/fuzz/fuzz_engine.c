@@ -261,7 +261,7 @@ static void begin(uint8_t how) {
     options.num[RDI_OPT_OP_TIMEOUT] = 10000;
     options.num[RDI_OPT_RECORD] = 4;
     clock_ns = MS;
-    MUST(rdi_engine_create(&env, &options, &job, &ops, 1, &net, &engine) == RONDO_OK);
+    MUST(rdi_engine_create(&env, &options, &job, &ops, 1, &net, NULL, &engine) == RONDO_OK);
     for (int r = 0; r < RANKS; r++) {
         struct rdi_peer *p = &engine->peers[r];
         p->net = 0;

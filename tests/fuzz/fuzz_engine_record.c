@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct rdi_engine *e = NULL;
     struct rdi_plan plan = {.block = 0};
     bool first = take_byte(&in) & 1;
-    MUST(rdi_engine_create(&env, &options, &job, &ops, 1, &net, &e) == RONDO_OK);
+    MUST(rdi_engine_create(&env, &options, &job, &ops, 1, &net, NULL, &e) == RONDO_OK);
     uint8_t *record = own_copy(in.at, in.left);
     rdi_set_last_error("");
     rondo_status s = rdi_engine_add_peer(e, 0, record, in.left, first ? &plan : NULL);

@@ -43,7 +43,7 @@ static void try_frame(const uint8_t *in, size_t len) {
 
 static void try_blob(const uint8_t *in, size_t len) {
     struct rdi_tcp_blob b, other;
-    struct rdi_tcp_route routes[RDI_TCP_ADDRS];
+    struct rdi_tcp_route routes[RDI_TCP_ROUTES];
     uint8_t out[RDI_BLOB_MAX];
     if (!rdi_tcp_blob_read(&b, in, len)) {
         return;
@@ -53,7 +53,13 @@ static void try_blob(const uint8_t *in, size_t len) {
     same_bytes(in, out, len, 18);
     other = b;
     for (int i = 0; i < 2; i++) {
-        MUST(rdi_tcp_routes(&b, &other, routes) <= RDI_TCP_ADDRS);
+        unsigned n = rdi_tcp_routes(&b, &other, routes);
+        MUST(n <= RDI_TCP_ROUTES);
+        for (unsigned k = 0; k < n; k++) {
+            MUST(i == 0 ||
+                 routes[k].worth == routes[k].local.preferred + routes[k].remote.preferred);
+            MUST(k == 0 || routes[k].worth <= routes[k - 1].worth);
+        }
         other.host_id[0] ^= 1;
         for (unsigned k = 0; k < other.count; k++) {
             other.addr[k].ip[3] ^= 1;

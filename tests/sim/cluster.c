@@ -36,7 +36,8 @@ static void make_engine(struct cluster *c, int r) {
     struct rank *k = &c->ranks[r];
     k->rank = r;
     k->node = rdi_sim_node(c->sim, r);
-    if (rdi_engine_create(&env, &sc->options, &job, &ops, 1, k->node, &k->engine) != RONDO_OK) {
+    if (rdi_engine_create(&env, &sc->options, &job, &ops, 1, k->node, NULL, &k->engine) !=
+        RONDO_OK) {
         give_up("rdi_engine_create: %s", rondo_last_error());
     }
     k->engine->peers[r].pid = 1000 + r;

@@ -262,9 +262,9 @@ static void open_world(struct world *w, uint32_t algorithm) {
         struct rdi_job job = {
             .rank = r, .size = N, .local_rank = -1, .host_id = {(uint8_t)(r + 1)}};
         snprintf(job.host, sizeof job.host, "host%d", r);
-        assert_int_equal(
-            rdi_engine_create(&env, &o, &job, &ops, 1, rdi_sim_node(w->sim, r), &w->engine[r]),
-            RONDO_OK);
+        assert_int_equal(rdi_engine_create(&env, &o, &job, &ops, 1, rdi_sim_node(w->sim, r), NULL,
+                                           &w->engine[r]),
+                         RONDO_OK);
         w->engine[r]->peers[r].pid = 1000 + r;
         ranks[r] = r;
     }

@@ -577,6 +577,77 @@ static void test_dead_rail(void **state) {
     pair_close(&p);
 }
 
+static void decide_rail(struct side *s, unsigned which) {
+    ((struct rdi_tcp_net *)s->net)->self.addr[which].preferred = true;
+}
+
+static void test_decided_rail(void **state) {
+    (void)state;
+    struct pair p;
+    char text[512] = "";
+    pair_open(&p, LO, LO);
+    give_rails(&p.side[0], 1);
+    give_rails(&p.side[1], 2);
+    decide_rail(&p.side[0], 1);
+    decide_rail(&p.side[1], 1);
+    pair_connect(&p);
+    assert_int_equal(rdi_tcp_test_paths(p.link), 1);
+    assert_true(path_goes(p.link, 0, "127.0.2.1:", "127.0.2.2:"));
+    p.link->ops->describe(p.link, text, sizeof text);
+    assert_non_null(strstr(text, "1 path over the decided NICs"));
+    pair_close(&p);
+}
+
+// The only rail that both have decided on is dead: the others stand in for it.
+static void test_decided_rail_is_dead(void **state) {
+    (void)state;
+    struct pair p;
+    int busy[8];
+    char text[512] = "";
+    pair_open(&p, LO, LO);
+    give_rails(&p.side[0], 1);
+    give_rails(&p.side[1], 2);
+    decide_rail(&p.side[0], 1);
+    decide_rail(&p.side[1], 1);
+    make_deaf((struct rdi_tcp_net *)p.side[1].net, 1, busy);
+    p.link = pair_begin_link(&p, 42);
+    uint64_t timeout = UINT64_MAX;
+    assert_int_equal(p.side[0].net->ops->arm(p.side[0].net, &timeout), RONDO_OK);
+    assert_true(timeout <= 3000 * RDI_MS); // it asks to be called in time
+    pair_drive_until(&p, pair_link_up(&p));
+    assert_int_equal(rdi_tcp_test_paths(p.link), 1);
+    assert_true(path_goes(p.link, 0, "127.0.1.1:", "127.0.1.2:"));
+    assert_non_null(strstr(p.side[0].last_line, "127.0.2.2:"));
+    p.link->ops->describe(p.link, text, sizeof text);
+    assert_non_null(strstr(text, "1 path beside the decided NICs"));
+    for (int i = 0; i < 8; i++) {
+        close(busy[i]);
+    }
+    pair_close(&p);
+}
+
+// All rails are dead, and the error names them.
+static void test_all_rails_are_dead(void **state) {
+    (void)state;
+    struct pair p;
+    int busy[2][8];
+    pair_open(&p, LO ",connect_timeout=4500ms", LO);
+    give_rails(&p.side[0], 1);
+    give_rails(&p.side[1], 2);
+    decide_rail(&p.side[0], 0);
+    for (unsigned i = 0; i < 2; i++) {
+        make_deaf((struct rdi_tcp_net *)p.side[1].net, i, busy[i]);
+    }
+    p.link = pair_begin_link(&p, 42);
+    pair_drive_until(&p, p.link->state == RDI_LINK_FAILED);
+    assert_int_equal(p.link->status, RONDO_ERR_TIMEOUT);
+    assert_non_null(strstr(p.link->why, "127.0.1.1 to 127.0.1.2, 127.0.2.1 to 127.0.2.2"));
+    for (unsigned i = 0; i < 16; i++) {
+        close(busy[i / 8][i % 8]);
+    }
+    pair_close(&p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_replay),
@@ -596,6 +667,9 @@ int main(void) {
         cmocka_unit_test(test_bad_addresses),
         cmocka_unit_test(test_rails),
         cmocka_unit_test(test_dead_rail),
+        cmocka_unit_test(test_decided_rail),
+        cmocka_unit_test(test_decided_rail_is_dead),
+        cmocka_unit_test(test_all_rails_are_dead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

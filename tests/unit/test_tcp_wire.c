@@ -239,6 +239,8 @@ static void test_blob(void **state) {
     for (unsigned i = 0; i < RDI_TCP_ADDRS; i++) {
         add(&b, i, i % 2 ? "fd00::1234" : "10.1.2.3", 16);
         b.addr[i].scope = i;
+        b.addr[i].preferred = i % 3 == 0;
+        b.addr[i].loopback = i % 4 == 1;
     }
     memset(b.host, 'h', sizeof b.host - 1);
     uint8_t bytes[RDI_BLOB_MAX];
@@ -271,10 +273,20 @@ static void test_blob_out_of_bounds(void **state) {
     bytes[count_at] = RDI_TCP_ADDRS + 1;
     assert_false(rdi_tcp_blob_read(&out, bytes, len));
     bytes[count_at] = 1;
+    bytes[count_at + 4] = 4; // flags
+    assert_false(rdi_tcp_blob_read(&out, bytes, len));
+    assert_int_equal(rdi_tcp_blob_fail(bytes, len, "rank 3"), RONDO_ERR_INVALID);
+    assert_non_null(strstr(rondo_last_error(), "rank 3"));
+    assert_non_null(strstr(rondo_last_error(), "malformed"));
+    bytes[count_at + 4] = 0;
+    assert_true(rdi_tcp_blob_read(&out, bytes, len));
     bytes[count_at + 1] = 5; // family
     assert_false(rdi_tcp_blob_read(&out, bytes, len));
-    bytes[0] = 2; // version
+    bytes[count_at + 1] = 4;
+    bytes[0] = 1; // version
     assert_false(rdi_tcp_blob_read(&out, bytes, len));
+    assert_int_equal(rdi_tcp_blob_fail(bytes, len, "rank 3"), RONDO_ERR_INVALID);
+    assert_non_null(strstr(rondo_last_error(), "one version on all hosts"));
     assert_false(rdi_tcp_blob_read(&out, NULL, 0));
 }
 
@@ -289,7 +301,7 @@ static void check_route(const struct rdi_tcp_route *r, const struct rdi_tcp_blob
 static void test_routes_on_one_host(void **state) {
     (void)state;
     struct rdi_tcp_blob a = host('a'), b = host('a');
-    struct rdi_tcp_route r[RDI_TCP_ADDRS];
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
     add(&a, 0, "10.0.0.1", 24);
     add(&a, 1, "127.0.0.1", 8);
     add(&b, 0, "10.0.0.1", 24);
@@ -307,7 +319,7 @@ static void test_routes_on_one_host(void **state) {
 static void test_routes_between_hosts(void **state) {
     (void)state;
     struct rdi_tcp_blob a = host('a'), b = host('b');
-    struct rdi_tcp_route r[RDI_TCP_ADDRS];
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
     add(&a, 2, "127.0.0.1", 8);
     add(&b, 2, "127.0.0.1", 8);
     assert_int_equal(rdi_tcp_routes(&a, &b, r), 0); // loopback leads nowhere
@@ -330,7 +342,7 @@ static void test_routes_between_hosts(void **state) {
 static void test_routes_through_a_router(void **state) {
     (void)state;
     struct rdi_tcp_blob a = host('a'), b = host('b');
-    struct rdi_tcp_route r[RDI_TCP_ADDRS];
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
     add(&a, 0, "fe80::1", 64);
     add(&b, 0, "10.9.0.2", 20);
     assert_int_equal(rdi_tcp_routes(&a, &b, r), 0);
@@ -347,7 +359,7 @@ static void test_routes_through_a_router(void **state) {
 static void test_odd_prefixes(void **state) {
     (void)state;
     struct rdi_tcp_blob a = host('a'), b = host('b');
-    struct rdi_tcp_route r[RDI_TCP_ADDRS];
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
     add(&a, 0, "10.0.0.0", 31);
     add(&a, 1, "10.0.0.130", 25);
     add(&b, 0, "10.0.0.129", 25);
@@ -355,6 +367,112 @@ static void test_odd_prefixes(void **state) {
     assert_int_equal(rdi_tcp_routes(&a, &b, r), 2);
     check_route(&r[0], &a, 0, &b, 1);
     check_route(&r[1], &a, 1, &b, 0);
+}
+
+// ---- Routes over decided NICs --------------------------------------------------------------------
+
+// How many routes are worth as much as the first one, and can be used at once.
+static unsigned at_once(const struct rdi_tcp_route *r, unsigned n) {
+    unsigned same = 0;
+    while (same < n && r[same].worth == r[0].worth) {
+        same++;
+    }
+    return same;
+}
+
+// Eight NICs in one network: ranks with one each keep to these, and all others stand in for them.
+static void test_one_nic_each(void **state) {
+    (void)state;
+    struct rdi_tcp_blob a = host('a'), b = host('b');
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
+    for (unsigned i = 0; i < 8; i++) {
+        char ip[32];
+        snprintf(ip, sizeof ip, "10.0.%u.1", i);
+        add(&a, i, ip, 16);
+        snprintf(ip, sizeof ip, "10.0.%u.2", i);
+        add(&b, i, ip, 16);
+    }
+    assert_int_equal(rdi_tcp_routes(&a, &b, r), 8);
+    assert_int_equal(at_once(r, 8), 8);
+    for (unsigned mine = 0; mine < 8; mine++) {
+        unsigned theirs = (mine * 5 + 3) % 8;
+        a.addr[mine].preferred = b.addr[theirs].preferred = true;
+        unsigned n = rdi_tcp_routes(&a, &b, r);
+        assert_int_equal(at_once(r, n), 1);
+        assert_int_equal(r[0].worth, 2);
+        check_route(&r[0], &a, mine, &b, theirs);
+        // One of its NICs fails: the other one, with any of the peer's; both fail: the others.
+        assert_int_equal(at_once(r + 1, n - 1), 2);
+        assert_int_equal(r[1].worth, 1);
+        assert_int_equal(at_once(r + 3, n - 3), 7);
+        assert_int_equal(n, 10);
+        a.addr[mine].preferred = b.addr[theirs].preferred = false;
+    }
+    // One end alone knows, or has two.
+    a.addr[2].preferred = a.addr[6].preferred = true;
+    unsigned n = rdi_tcp_routes(&a, &b, r);
+    assert_int_equal(at_once(r, n), 2);
+    assert_int_equal(r[0].worth, 1);
+    check_route(&r[0], &a, 2, &b, 0);
+    check_route(&r[1], &a, 6, &b, 1);
+}
+
+// Rails in networks of their own, with no way between them: NIC 0 here and NIC 1 there cannot meet.
+static void test_rails_apart(void **state) {
+    (void)state;
+    struct rdi_tcp_blob a = host('a'), b = host('b');
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
+    for (unsigned i = 0; i < 3; i++) {
+        char ip[32];
+        snprintf(ip, sizeof ip, "10.%u.0.1", i);
+        add(&a, i, ip, 24);
+        snprintf(ip, sizeof ip, "10.%u.0.2", i);
+        add(&b, i, ip, 24);
+    }
+    a.addr[0].preferred = b.addr[1].preferred = true;
+    assert_int_equal(rdi_tcp_routes(&a, &b, r), 3);
+    assert_int_equal(at_once(r, 3), 2);
+    check_route(&r[0], &a, 0, &b, 0);
+    check_route(&r[1], &a, 1, &b, 1);
+    check_route(&r[2], &a, 2, &b, 2);
+    assert_int_equal(r[2].worth, 0);
+    b.addr[0].preferred = true;
+    assert_int_equal(rdi_tcp_routes(&a, &b, r), 3);
+    assert_int_equal(at_once(r, 3), 1);
+    check_route(&r[0], &a, 0, &b, 0);
+}
+
+// A network for each NIC, and routers between: of the pairs that are a guess, that of the decided ones.
+static void test_decided_nics_through_a_router(void **state) {
+    (void)state;
+    struct rdi_tcp_blob a = host('a'), b = host('b');
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
+    for (unsigned i = 0; i < 4; i++) {
+        char ip[32];
+        snprintf(ip, sizeof ip, "10.1.%u.0", i);
+        add(&a, i, ip, 31);
+        snprintf(ip, sizeof ip, "10.2.%u.0", i);
+        add(&b, i, ip, 31);
+    }
+    a.addr[3].preferred = true;
+    assert_int_equal(rdi_tcp_routes(&a, &b, r), 1);
+    check_route(&r[0], &a, 3, &b, 0);
+    b.addr[2].preferred = true;
+    assert_int_equal(rdi_tcp_routes(&a, &b, r), 1);
+    check_route(&r[0], &a, 3, &b, 2);
+}
+
+// On one host nothing leaves it.
+static void test_decided_nics_on_one_host(void **state) {
+    (void)state;
+    struct rdi_tcp_blob a = host('a'), b = host('a');
+    struct rdi_tcp_route r[RDI_TCP_ROUTES];
+    add(&a, 0, "10.0.0.1", 24);
+    a.addr[0].preferred = true;
+    add(&a, 1, "127.0.0.1", 8);
+    b = a;
+    assert_int_equal(rdi_tcp_routes(&a, &b, r), 1);
+    check_route(&r[0], &a, 1, &b, 1);
 }
 
 int main(void) {
@@ -371,6 +489,10 @@ int main(void) {
         cmocka_unit_test(test_routes_between_hosts),
         cmocka_unit_test(test_routes_through_a_router),
         cmocka_unit_test(test_odd_prefixes),
+        cmocka_unit_test(test_one_nic_each),
+        cmocka_unit_test(test_rails_apart),
+        cmocka_unit_test(test_decided_nics_through_a_router),
+        cmocka_unit_test(test_decided_nics_on_one_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -163,8 +163,11 @@ static unsigned find(const struct rdi_tcp_blob *b, const struct rdi_tcp_addr *a)
 // The pairs that a job would use, and then all others that could be.
 static unsigned find_pairs(const struct dr_session *s, struct pair out[PAIRS]) {
     const struct rdi_tcp_blob *a = &s->mine.where, *b = &s->theirs.where;
-    struct rdi_tcp_route routes[RDI_TCP_ADDRS];
+    struct rdi_tcp_route routes[RDI_TCP_ROUTES];
     unsigned n = 0, count = rdi_tcp_routes(a, b, routes);
+    while (count > 0 && (count > PAIRS || routes[count - 1].worth != routes[0].worth)) {
+        count--;
+    }
     for (unsigned i = 0; i < count; i++) {
         out[n++] = (struct pair){find(a, &routes[i].local), find(b, &routes[i].remote), true};
     }

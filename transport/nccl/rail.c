@@ -20,7 +20,7 @@ bool rdi_nccl_rail_leads(struct rdi_nccl_hub *h, const void *peer, size_t len) {
     uint8_t blob[RDI_BLOB_MAX];
     size_t own_len = 0;
     struct rdi_tcp_blob own, theirs;
-    struct rdi_tcp_route routes[RDI_TCP_ADDRS];
+    struct rdi_tcp_route routes[RDI_TCP_ROUTES];
     pthread_mutex_lock(&h->lock);
     rondo_status s = h->net->ops->address(h->net, blob, &own_len);
     pthread_mutex_unlock(&h->lock);

@@ -14,18 +14,20 @@
 
 #define BACKOFF_MIN 10 // ms between attempts, doubled each time
 #define BACKOFF_MAX 500
-#define REFUSED_PATIENCE (3000 * RDI_MS)   // a peer that refuses for so long will not come
-#define PROMPT_PATIENCE (30 * RDI_MS)      // ... where it listened before we knew its address
-#define RAIL_PATIENCE (3000 * RDI_MS)      // a rail that others are so far ahead of is given up
-#define LOST_RAIL_PATIENCE (1000 * RDI_MS) // the same, of a rail that may be why the link was lost
-#define REDIAL (300 * RDI_MS)              // the kernel would repeat itself less and less often
+#define REFUSED_PATIENCE (3000 * RDI_MS)    // a peer that refuses for so long will not come
+#define PROMPT_PATIENCE (30 * RDI_MS)       // ... where it listened before we knew its address
+#define RAIL_PATIENCE (3000 * RDI_MS)       // a rail that others are so far ahead of is given up
+#define LOST_RAIL_PATIENCE (1000 * RDI_MS)  // the same, of a rail that may be why the link was lost
+#define PROMPT_RAIL_PATIENCE (500 * RDI_MS) // ... where silence is soon taken for more
+#define REDIAL (300 * RDI_MS)               // the kernel would repeat itself less and less often
 
 // ---- Attempts ------------------------------------------------------------------------------------
 
+// Those of the greatest worth that are not given up.
 static unsigned usable_routes(const struct rdi_tcp_link *l, unsigned out[RDI_TCP_ADDRS]) {
     unsigned n = 0;
     for (unsigned i = 0; i < l->nroutes; i++) {
-        if (!l->down[i]) {
+        if (!l->down[i] && (n == 0 || l->routes[i].worth == l->routes[out[0]].worth)) {
             out[n++] = i;
         }
     }
@@ -89,8 +91,12 @@ void rdi_tcp_connect_start(struct rdi_tcp_link *l) {
     struct rdi_tcp_net *n = rdi_tcp_net_of(l);
     unsigned routes[RDI_TCP_ADDRS];
     unsigned usable = usable_routes(l, routes);
+    l->others = usable < l->nroutes;
     l->attempt++;
     l->attempt_at = rdi_tcp_now(n);
+    if (l->tried_at == 0) {
+        l->tried_at = l->attempt_at;
+    }
     l->retry_at = 0;
     l->npaths = usable * n->sockets;
     for (unsigned i = 0; i < l->npaths; i++) {
@@ -110,13 +116,11 @@ void rdi_tcp_connect_start(struct rdi_tcp_link *l) {
 // ---- Failed attempts -----------------------------------------------------------------------------
 
 static void describe_failure(struct rdi_tcp_link *l, unsigned route, int err, const char *what) {
-    struct sockaddr_storage from, to;
+    struct sockaddr_storage to;
     char local[RDI_TCP_NAME], remote[RDI_TCP_NAME], who[128], buffer[96];
-    rdi_tcp_sockaddr(&l->routes[route].local, 0, &from);
+    rdi_tcp_ip(&l->routes[route].local, local);
     rdi_tcp_sockaddr(&l->routes[route].remote, l->routes[route].remote.port, &to);
-    rdi_tcp_name(&from, local);
     rdi_tcp_name(&to, remote);
-    local[strlen(local) - 2] = '\0'; // ":0"
     snprintf(l->reason, sizeof l->reason, "%s (%s, from %s): %s%s%s",
              rdi_tcp_peer_name(l, who, sizeof who), remote, local, what, err != 0 ? ": " : "",
              err != 0 ? strerror_r(err, buffer, sizeof buffer) : "");
@@ -125,12 +129,21 @@ static void describe_failure(struct rdi_tcp_link *l, unsigned route, int err, co
 // A rail that fails while there are others is left out until the next reset.
 static void give_up_rail(struct rdi_tcp_link *l, unsigned route) {
     unsigned routes[RDI_TCP_ADDRS];
+    l->tried_at = 0;
     l->down[route] = true;
     if (usable_routes(l, routes) == 0) {
         memset(l->down, 0, sizeof l->down);
         return;
     }
     rdi_log(&l->base.net->params.env, RONDO_LOG_WARN, "going on without a path to %s", l->reason);
+}
+
+void rdi_tcp_leave_suspect(struct rdi_tcp_link *l) {
+    if (l->suspect != 0) {
+        describe_failure(l, l->suspect - 1, 0, "silent, while others answer");
+        give_up_rail(l, l->suspect - 1);
+        l->suspect = 0;
+    }
 }
 
 // Nobody listens where the peer listened.
@@ -174,19 +187,34 @@ static void attempt_failed(struct rdi_tcp_link *l, unsigned route, rondo_status 
     l->retry_at = now + l->backoff_ms * RDI_MS;
 }
 
+// "; the paths that were tried: 10.0.0.1 to 10.0.0.2, 10.0.1.1 to 10.0.1.2", or nothing where there is one only.
+static void name_others(const struct rdi_tcp_link *l, char *out, size_t cap) {
+    size_t n = 0;
+    out[0] = '\0';
+    for (unsigned i = 0; i < l->nroutes && l->nroutes > 1 && n < cap; i++) {
+        char local[RDI_TCP_NAME], remote[RDI_TCP_NAME];
+        rdi_tcp_ip(&l->routes[i].local, local);
+        rdi_tcp_ip(&l->routes[i].remote, remote);
+        n += (size_t)snprintf(out + n, cap - n, "%s%s to %s",
+                              i == 0 ? "; the paths that were tried: " : ", ", local, remote);
+    }
+}
+
 static void give_up(struct rdi_tcp_link *l) {
     struct rdi_tcp_net *n = rdi_tcp_net_of(l);
+    char others[200];
     if (l->reason[0] == '\0') {
         describe_failure(l, 0, 0, "no answer");
     }
+    name_others(l, others, sizeof others);
     if (l->was_up) {
-        rdi_tcp_link_fail(l, RONDO_ERR_PATH, "the lost path did not come back within %u ms: %s",
-                          n->grace_ms, l->reason);
+        rdi_tcp_link_fail(l, RONDO_ERR_PATH, "the lost path did not come back within %u ms: %s%s",
+                          n->grace_ms, l->reason, others);
     } else {
         rdi_tcp_link_fail(l, RONDO_ERR_TIMEOUT,
-                          "no connection within %u ms: %s; check that the address is the right one"
-                          " (option interface) and no firewall is between",
-                          n->connect_ms, l->reason);
+                          "no connection within %u ms: %s%s; check that the address is the right "
+                          "one (option interface) and no firewall is between",
+                          n->connect_ms, l->reason, others);
     }
 }
 
@@ -335,6 +363,7 @@ int rdi_tcp_connect_event(struct rdi_tcp_path *p, uint32_t events) {
             return 1;
         }
         p->stage = RDI_TCP_SHAKING;
+        l->tried_at = rdi_tcp_now(p->net);
         rdi_tcp_tune(p->fd, p->net, rdi_tcp_same_ip(&p->local, &p->remote));
         say_hello(p, l, l->was_up ? RDI_TCP_RESUME : 0);
     }
@@ -381,17 +410,29 @@ static const struct rdi_tcp_path *slow_path(const struct rdi_tcp_link *l) {
 }
 
 static uint64_t rail_patience(const struct rdi_tcp_link *l) {
-    return l->was_up ? LOST_RAIL_PATIENCE : RAIL_PATIENCE;
+    return !l->was_up                   ? RAIL_PATIENCE
+           : l->base.net->params.prompt ? PROMPT_RAIL_PATIENCE
+                                        : LOST_RAIL_PATIENCE;
 }
 
-// Nothing answers where the peer was: the network is away, and may come back at any time.
 static bool is_unanswered(const struct rdi_tcp_link *l) {
     for (unsigned i = 0; i < l->npaths; i++) {
         if (l->paths[i] == NULL || l->paths[i]->stage != RDI_TCP_CONNECTING) {
             return false;
         }
     }
-    return l->was_up && l->retry_at == 0;
+    return l->retry_at == 0;
+}
+
+// Nothing answers where the peer was: the network is away, and may come back at any time.
+static bool is_away(const struct rdi_tcp_link *l) { return l->was_up && is_unanswered(l); }
+
+// Nothing answers on any of the rails in use, and there are others, less good or given up before.
+static void leave_rails(struct rdi_tcp_link *l) {
+    for (unsigned i = 1; i < l->npaths; i++) {
+        l->down[l->paths[i]->route] = true;
+    }
+    attempt_failed(l, l->paths[0]->route, RONDO_ERR_PATH, ETIMEDOUT, "connect");
 }
 
 void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now) {
@@ -411,7 +452,9 @@ void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now) {
         give_up(l);
     } else if (l->retry_at != 0 && now >= l->retry_at) {
         rdi_tcp_connect_start(l);
-    } else if (now - l->attempt_at >= REDIAL && is_unanswered(l)) {
+    } else if (l->others && now - l->tried_at >= rail_patience(l) && is_unanswered(l)) {
+        leave_rails(l);
+    } else if (now - l->attempt_at >= REDIAL && is_away(l)) {
         rdi_tcp_link_drop_paths(l);
         rdi_tcp_connect_start(l);
     } else if (l->nroutes > 1 && now - l->attempt_at >= rail_patience(l)) {
@@ -426,7 +469,10 @@ uint64_t rdi_tcp_connect_next(const struct rdi_tcp_link *l) {
     uint64_t at = l->deadline;
     if (l->base.sender) {
         at = l->retry_at != 0 && l->retry_at < at ? l->retry_at : at;
-        if (is_unanswered(l) && l->attempt_at + REDIAL < at) {
+        if (l->others && is_unanswered(l) && l->tried_at + rail_patience(l) < at) {
+            at = l->tried_at + rail_patience(l);
+        }
+        if (is_away(l) && l->attempt_at + REDIAL < at) {
             at = l->attempt_at + REDIAL;
         } else if (l->nroutes > 1 && l->retry_at == 0 && l->attempt_at + rail_patience(l) < at) {
             at = l->attempt_at + rail_patience(l);

@@ -4,8 +4,10 @@
 
 #include "transport/tcp/bytes.h"
 
-#define BLOB_VERSION 1
+#define BLOB_VERSION 2
 #define HELLO_VERSION 1
+#define LOOPBACK 1u // flags of an address
+#define PREFERRED 2u
 
 static struct rdi_cursor reader(const void *in, size_t len) {
     // The cursor writes for encoders only.
@@ -31,7 +33,7 @@ size_t rdi_tcp_blob_write(const struct rdi_tcp_blob *b, uint8_t out[RDI_BLOB_MAX
         rdi_cursor_put(&c, a->family, 1);
         rdi_cursor_put(&c, a->device, 1);
         rdi_cursor_put(&c, a->prefix, 1);
-        rdi_cursor_put(&c, a->loopback, 1);
+        rdi_cursor_put(&c, (a->loopback ? LOOPBACK : 0) | (a->preferred ? PREFERRED : 0), 1);
         rdi_cursor_put(&c, a->port, 2);
         rdi_cursor_put(&c, a->scope, 4);
         rdi_cursor_put_bytes(&c, a->ip, a->family == 4 ? 4 : 16);
@@ -44,11 +46,12 @@ static bool read_addr(struct rdi_tcp_addr *a, struct rdi_cursor *c) {
     a->family = (uint8_t)rdi_cursor_get(c, 1);
     a->device = (uint8_t)rdi_cursor_get(c, 1);
     a->prefix = (uint8_t)rdi_cursor_get(c, 1);
-    uint64_t loopback = rdi_cursor_get(c, 1);
-    a->loopback = loopback == 1;
+    uint64_t flags = rdi_cursor_get(c, 1);
+    a->loopback = flags & LOOPBACK;
+    a->preferred = flags & PREFERRED;
     a->port = (uint16_t)rdi_cursor_get(c, 2);
     a->scope = (uint32_t)rdi_cursor_get(c, 4);
-    if (!c->ok || (a->family != 4 && a->family != 6) || loopback > 1 || a->port == 0) {
+    if (!c->ok || (a->family != 4 && a->family != 6) || flags > PREFERRED || a->port == 0) {
         return false;
     }
     unsigned bytes = a->family == 4 ? 4 : 16;
@@ -73,6 +76,18 @@ bool rdi_tcp_blob_read(struct rdi_tcp_blob *b, const void *in, size_t len) {
         }
     }
     return finished(&c);
+}
+
+rondo_status rdi_tcp_blob_fail(const void *in, size_t len, const char *whose) {
+    unsigned version = len > 0 ? *(const uint8_t *)in : BLOB_VERSION;
+    if (version != BLOB_VERSION) {
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "the tcp address of %s has format %u, and this version of Rondo knows "
+                        "format %d: use one version on all hosts",
+                        whose, version, BLOB_VERSION);
+    }
+    return rdi_fail(RONDO_ERR_INVALID, "the tcp address of %s, %zu bytes, is malformed", whose,
+                    len);
 }
 
 // ---- Hello ---------------------------------------------------------------------------------------

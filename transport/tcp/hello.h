@@ -18,6 +18,7 @@ struct rdi_tcp_addr {
     uint8_t device; // addresses of one interface have one number
     uint8_t prefix; // bits of the subnet
     bool loopback;
+    bool preferred; // of a NIC that was decided for the rank
     uint16_t port;  // host byte order
     uint32_t scope; // IPv6 zone, meaningful on its own host only
     uint8_t ip[16];
@@ -32,14 +33,19 @@ struct rdi_tcp_blob {
 };
 size_t rdi_tcp_blob_write(const struct rdi_tcp_blob *b, uint8_t out[RDI_BLOB_MAX]);
 bool rdi_tcp_blob_read(struct rdi_tcp_blob *b, const void *in, size_t len);
+// Fails for an address that could not be read, of `whose`: of another version, or damaged.
+rondo_status rdi_tcp_blob_fail(const void *in, size_t len, const char *whose);
 
 // A way to a peer: from one of our addresses to one of its.
 struct rdi_tcp_route {
     struct rdi_tcp_addr local, remote;
+    uint8_t worth; // how many of both are preferred
 };
-// Ways that can be used at the same time, at most RDI_TCP_ADDRS, best first; 0 = the peer cannot be reached.
+#define RDI_TCP_ROUTES (3 * RDI_TCP_ADDRS)
+// Ways to the peer, those of the greatest worth first; 0 = it cannot be reached. Those of one worth, at most
+// RDI_TCP_ADDRS, can be used at the same time; those of less stand in for them.
 unsigned rdi_tcp_routes(const struct rdi_tcp_blob *mine, const struct rdi_tcp_blob *peer,
-                        struct rdi_tcp_route out[RDI_TCP_ADDRS]);
+                        struct rdi_tcp_route out[RDI_TCP_ROUTES]);
 
 // The connector's payload: which connection of which link this is.
 enum {

@@ -126,6 +126,8 @@ void rdi_tcp_link_state(struct rdi_tcp_link *l, enum rdi_link_state state) {
     struct rdi_tcp_net *n = rdi_tcp_net_of(l);
     n->unsettled -= has_timers(l->base.state);
     n->unsettled += has_timers(state);
+    n->railed -= l->railed && l->base.state == RDI_LINK_UP;
+    n->railed += l->railed && state == RDI_LINK_UP;
     l->base.state = state;
 }
 
@@ -166,6 +168,7 @@ void rdi_tcp_link_up(struct rdi_tcp_link *l) {
                 rdi_tcp_peer_name(l, who, sizeof who), l->base.epoch, (unsigned long long)from);
     }
     l->was_up = true;
+    l->railed = rdi_tcp_is_railed(l);
     l->ack_wanted = 0;
     l->bye = false;
     l->base.why[0] = '\0';
@@ -189,6 +192,8 @@ void rdi_tcp_link_lost(struct rdi_tcp_link *l, const struct rdi_tcp_path *p, con
     if (length < 0) {
         l->base.why[0] = '\0';
     }
+    bool silent = err == ETIMEDOUT || err == EHOSTUNREACH || err == ENETUNREACH || err == ENETDOWN;
+    l->suspect = l->base.sender && l->railed && silent ? p->route + 1 : 0;
     uint64_t now = rdi_tcp_now(n);
     l->deadline = now + n->grace_ms * RDI_MS;
     l->probe_at = now;
@@ -219,8 +224,10 @@ rondo_status rdi_tcp_op_connect(struct rdi_net *net, const struct rdi_link_id *i
                                 size_t len, struct rdi_link **out) {
     struct rdi_tcp_net *n = (struct rdi_tcp_net *)net;
     struct rdi_tcp_blob peer;
+    char whose[32];
     if (!rdi_tcp_blob_read(&peer, blob, len)) {
-        return rdi_fail(RONDO_ERR_INVALID, "the tcp address of rank %u is malformed", id->to);
+        snprintf(whose, sizeof whose, "rank %u", id->to);
+        return rdi_tcp_blob_fail(blob, len, whose);
     }
     struct rdi_tcp_link *l = rdi_tcp_link_new(n, id, true);
     if (l == NULL) {
@@ -266,6 +273,8 @@ rondo_status rdi_tcp_op_reset(struct rdi_link *link, uint32_t epoch) {
     l->backoff_ms = 0;
     l->refused_since = 0;
     memset(l->down, 0, sizeof l->down);
+    l->tried_at = 0;
+    rdi_tcp_leave_suspect(l);
     l->deadline = rdi_tcp_now(n) + n->grace_ms * RDI_MS;
     rdi_tcp_link_state(l, RDI_LINK_CONNECTING);
     rdi_tcp_connect_start(l);
@@ -322,6 +331,16 @@ void rdi_tcp_op_close_link(struct rdi_link *link, bool bye) {
     }
 }
 
+// " over the decided NICs" where some were.
+static const char *whose_rails(const struct rdi_tcp_link *l) {
+    static const char *const words[] = {" beside the decided NICs", " over one end's decided NICs",
+                                        " over the decided NICs"};
+    if (!l->base.sender || l->nroutes == 0 || l->npaths == 0 || l->paths[0] == NULL) {
+        return "";
+    }
+    return l->routes[0].worth > 0 ? words[l->routes[l->paths[0]->route].worth] : "";
+}
+
 void rdi_tcp_op_describe(struct rdi_link *link, char *buf, size_t cap) {
     static const char *const states[] = {"connecting", "up", "lost", "failed", "closed"};
     struct rdi_tcp_link *l = (struct rdi_tcp_link *)link;
@@ -334,9 +353,10 @@ void rdi_tcp_op_describe(struct rdi_link *link, char *buf, size_t cap) {
     if (used >= cap) {
         return;
     }
-    int n = snprintf(buf + used, cap - used, "tcp link %s %s (%s, %s, epoch %u, %u paths) %s",
+    int n = snprintf(buf + used, cap - used, "tcp link %s %s (%s, %s, epoch %u, %u path%s%s) %s",
                      link->sender ? "to" : "from", rdi_tcp_peer_name(l, who, sizeof who), local,
-                     remote, link->epoch, l->npaths, states[link->state]);
+                     remote, link->epoch, l->npaths, l->npaths == 1 ? "" : "s", whose_rails(l),
+                     states[link->state]);
     used = n < 0 || (size_t)n >= cap - used ? cap : used + (size_t)n;
     if (used < cap && link->sender) {
         uint64_t wire = link->posted;

@@ -24,11 +24,13 @@
 
 // ---- Opening -------------------------------------------------------------------------------------
 
-static void take_address(struct rdi_tcp_blob *self, const struct rdi_netif *list, size_t i) {
+static void take_address(struct rdi_tcp_blob *self, const struct rdi_rails *rails,
+                         const struct rdi_netif *list, size_t i) {
     struct rdi_tcp_addr *a = &self->addr[self->count++];
     a->family = list[i].family == AF_INET ? 4 : 6;
     a->prefix = (uint8_t)list[i].prefix;
     a->loopback = list[i].loopback;
+    a->preferred = !a->loopback && rdi_rails_net(rails, list[i].name) != NULL;
     a->scope = list[i].scope;
     memcpy(a->ip, list[i].addr, a->family == 4 ? 4 : 16);
     size_t device = 0;
@@ -38,18 +40,44 @@ static void take_address(struct rdi_tcp_blob *self, const struct rdi_netif *list
     a->device = (uint8_t)device;
 }
 
-// Chooses the addresses; when there are too many, one of loopback stays among them.
-static void choose_addresses(struct rdi_tcp_blob *self, const struct rdi_netif *list, size_t n) {
+// Chooses the addresses, those of decided NICs first; when there are too many, one of loopback stays among them.
+static void choose_addresses(struct rdi_tcp_blob *self, const struct rdi_rails *rails,
+                             const struct rdi_netif *list, size_t n) {
     size_t loopback = n;
     for (size_t i = n; i-- > 0;) {
         loopback = list[i].loopback ? i : loopback;
     }
-    unsigned room = RDI_TCP_ADDRS - (loopback < n && loopback >= RDI_TCP_ADDRS);
-    for (size_t i = 0; i < n && self->count < room; i++) {
-        take_address(self, list, i);
+    bool reserve = loopback < n && n > RDI_TCP_ADDRS;
+    for (int decided = 1; decided >= 0; decided--) {
+        for (size_t i = 0; i < n && self->count < RDI_TCP_ADDRS - reserve; i++) {
+            bool is = !list[i].loopback && rdi_rails_net(rails, list[i].name) != NULL;
+            if (is == (decided == 1) && !(reserve && i == loopback)) {
+                take_address(self, rails, list, i);
+            }
+        }
     }
-    if (room < RDI_TCP_ADDRS) {
-        take_address(self, list, loopback);
+    if (reserve) {
+        take_address(self, rails, list, loopback);
+    }
+}
+
+// Says once which NICs come first, and why.
+static void tell_rails(const struct rdi_net_params *p, const struct rdi_netif *list, size_t n) {
+    unsigned found = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct rdi_rail *r = rdi_rails_net(p->rails, list[i].name);
+        bool again = i > 0 && strcmp(list[i - 1].name, list[i].name) == 0;
+        if (r != NULL && !list[i].loopback && !again) {
+            rdi_log(&p->env, RONDO_LOG_INFO, "tcp: rank %d prefers %s: %s", p->job->rank,
+                    list[i].name, r->why);
+            found++;
+        }
+    }
+    if (found == 0 && p->rails != NULL && p->rails->count > 0) {
+        rdi_log(&p->env, RONDO_LOG_INFO,
+                "tcp: no interface that rank %d may use is one of those decided for it (%s%s); all "
+                "are as good",
+                p->job->rank, p->rails->at[0].net, p->rails->count > 1 ? ", ..." : "");
     }
 }
 
@@ -152,7 +180,9 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
     if (s != RONDO_OK) {
         return s;
     }
-    choose_addresses(&wanted, list, count);
+    // Who says which interfaces has decided.
+    const struct rdi_rails *rails = o->str[RDI_OPT_INTERFACE][0] == '\0' ? params->rails : NULL;
+    choose_addresses(&wanted, rails, list, count);
     if (wanted.count == 0) {
         return rdi_fail(RONDO_ERR_UNSUPPORTED,
                         "tcp: no network interface is up, not even loopback");
@@ -163,6 +193,7 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
     }
     n->base.ops = &rdi_tcp_ops;
     n->base.params = *params;
+    n->base.params.rails = rails;
     n->slots = (uint32_t)o->num[RDI_OPT_SLOTS];
     n->max_msg = o->num[RDI_OPT_CHUNK] != 0 ? (uint32_t)o->num[RDI_OPT_CHUNK] : DEFAULT_CHUNK;
     n->sockets = (unsigned)o->num[RDI_OPT_TCP_SOCKETS];
@@ -181,6 +212,8 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
         net_close(&n->base);
         return s;
     }
+    tell_rails(&n->base.params, list, count);
+    n->base.params.rails = NULL; // may end before the net does
     *out = &n->base;
     return RONDO_OK;
 }
@@ -195,9 +228,9 @@ static rondo_status net_address(struct rdi_net *net, void *blob, size_t *len) {
 static rondo_status net_reach(struct rdi_net *net, const void *blob, size_t len) {
     struct rdi_tcp_net *n = (struct rdi_tcp_net *)net;
     struct rdi_tcp_blob peer;
-    struct rdi_tcp_route routes[RDI_TCP_ADDRS];
+    struct rdi_tcp_route routes[RDI_TCP_ROUTES];
     if (!rdi_tcp_blob_read(&peer, blob, len)) {
-        return rdi_fail(RONDO_ERR_INVALID, "a tcp address of %zu bytes is malformed", len);
+        return rdi_tcp_blob_fail(blob, len, "a peer");
     }
     if (rdi_tcp_routes(&n->self, &peer, routes) == 0) {
         return rdi_fail(
@@ -301,11 +334,12 @@ static void link_tick(struct rdi_tcp_link *l, uint64_t now) {
 }
 
 static void tick(struct rdi_tcp_net *n) {
-    if (n->unsettled == 0 && n->loose_head == NULL && n->spare_at == 0) {
+    if (n->unsettled == 0 && n->loose_head == NULL && n->spare_at == 0 && n->railed == 0) {
         return;
     }
     uint64_t now = rdi_tcp_now(n);
     rdi_tcp_accept_tick(n, now);
+    rdi_tcp_stall_tick(n, now);
     if (n->unsettled == 0) {
         return;
     }
@@ -357,6 +391,7 @@ static int net_progress(struct rdi_net *net, bool busy) {
 
 static uint64_t next_time(const struct rdi_tcp_net *n) {
     uint64_t at = n->spare_at != 0 ? n->spare_at : UINT64_MAX;
+    at = n->railed > 0 && n->look_at < at ? n->look_at : at;
     for (const struct rdi_tcp_path *p = n->loose_head; p != NULL; p = p->next) {
         at = p->deadline < at ? p->deadline : at;
     }

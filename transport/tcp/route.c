@@ -4,6 +4,10 @@
 // On one host a single way is enough, and loopback serves. Between hosts loopback is never used; each of our
 // interfaces that shares a subnet with one of the peer's makes a rail. Without a common subnet the routing
 // table has to know, and then only the first pair is taken: pairing the others would be a guess.
+//
+// Where NICs were decided for ranks, rails of two of these come first, then those of one, then the others. The
+// first of these three that has any is used, so a rank that has a NIC of its own keeps to it wherever it leads, and
+// the next one where all of it fails.
 #include "transport/tcp/hello.h"
 
 #include <string.h>
@@ -42,7 +46,7 @@ static unsigned same_host_route(const struct rdi_tcp_blob *mine, const struct rd
             unsigned worth = !same_ip(a, b) ? 1 : a->loopback ? 3 : 2;
             if (worth > best) {
                 best = worth;
-                *out = (struct rdi_tcp_route){*a, *b};
+                *out = (struct rdi_tcp_route){*a, *b, 0};
             }
         }
     }
@@ -76,34 +80,46 @@ static bool device_used(const struct rdi_tcp_route *out, unsigned n, const struc
 }
 
 static unsigned subnet_routes(const struct rdi_tcp_blob *mine, const struct rdi_tcp_blob *peer,
-                              struct rdi_tcp_route *out) {
+                              uint8_t worth, struct rdi_tcp_route *out) {
     unsigned n = 0;
     for (unsigned i = 0; i < mine->count; i++) {
         for (unsigned j = 0; j < peer->count; j++) {
             const struct rdi_tcp_addr *a = &mine->addr[i], *b = &peer->addr[j];
             if (!a->loopback && leads_away(mine, b) && same_subnet(a, b) &&
-                !device_used(out, n, a, b)) {
-                out[n++] = (struct rdi_tcp_route){*a, *b};
+                a->preferred + b->preferred == worth && !device_used(out, n, a, b)) {
+                out[n++] = (struct rdi_tcp_route){*a, *b, worth};
             }
         }
     }
     return n;
 }
 
+static unsigned routed(const struct rdi_tcp_blob *mine, const struct rdi_tcp_blob *peer,
+                       uint8_t worth, struct rdi_tcp_route *out) {
+    for (unsigned i = 0; i < mine->count; i++) {
+        for (unsigned j = 0; j < peer->count; j++) {
+            const struct rdi_tcp_addr *a = &mine->addr[i], *b = &peer->addr[j];
+            if (a->family == b->family && !a->loopback && !link_local(a) && !link_local(b) &&
+                a->preferred + b->preferred == worth && leads_away(mine, b)) {
+                *out = (struct rdi_tcp_route){*a, *b, worth};
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 unsigned rdi_tcp_routes(const struct rdi_tcp_blob *mine, const struct rdi_tcp_blob *peer,
-                        struct rdi_tcp_route out[RDI_TCP_ADDRS]) {
+                        struct rdi_tcp_route out[RDI_TCP_ROUTES]) {
+    unsigned n = 0;
     if (memcmp(mine->host_id, peer->host_id, sizeof mine->host_id) == 0) {
         return same_host_route(mine, peer, out);
     }
-    unsigned n = subnet_routes(mine, peer, out);
-    for (unsigned i = 0; i < mine->count && n == 0; i++) {
-        for (unsigned j = 0; j < peer->count && n == 0; j++) {
-            const struct rdi_tcp_addr *a = &mine->addr[i], *b = &peer->addr[j];
-            if (a->family == b->family && !a->loopback && !link_local(a) && !link_local(b) &&
-                leads_away(mine, b)) {
-                out[n++] = (struct rdi_tcp_route){*a, *b};
-            }
-        }
+    for (uint8_t worth = 3; worth-- > 0;) {
+        n += subnet_routes(mine, peer, worth, out + n);
+    }
+    for (uint8_t worth = 3; worth-- > 0 && n == 0;) {
+        n = routed(mine, peer, worth, out);
     }
     return n;
 }

@@ -52,6 +52,13 @@ void rdi_tcp_name(const struct sockaddr_storage *a, char out[RDI_TCP_NAME]) {
     }
 }
 
+void rdi_tcp_ip(const struct rdi_tcp_addr *a, char out[RDI_TCP_NAME]) {
+    struct sockaddr_storage s;
+    rdi_tcp_sockaddr(a, 0, &s);
+    rdi_tcp_name(&s, out);
+    out[strlen(out) - 2] = '\0'; // ":0"
+}
+
 static int open_socket(int family) {
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {

@@ -5,6 +5,7 @@
 //   sock.c                     sockets: options, names
 //   path.c                     one connection: life, epoll, handshake
 //   connect.c accept.c         how a link's connections come to be, on either end
+//   stall.c                    rails that die under a link which has others
 //   link.c                     a link's life: up, lost, failed, closed
 //   tx.c rx.c                  frames
 //   seal.c sealed.c            encryption: records; what of them is on its way (option encrypt)
@@ -140,6 +141,7 @@ struct rdi_tcp_link {
     bool dirty;  // on the net's list of links that want attention
     bool gone;   // closed; its memory waits for the end of progress()
     bool was_up; // this end has been UP: the peer must remember the link
+    bool railed; // while UP: its paths leave by several addresses
     uint64_t session;
     uint32_t attempt;
     char host[RDI_HOST_MAX]; // the peer's
@@ -152,10 +154,13 @@ struct rdi_tcp_link {
     // Sender.
     struct rdi_tcp_out *out;
     uint64_t ack_wanted; // messages up to here are waited for
-    struct rdi_tcp_route routes[RDI_TCP_ADDRS];
+    struct rdi_tcp_route routes[RDI_TCP_ROUTES];
     unsigned nroutes;
-    bool down[RDI_TCP_ADDRS]; // routes that could not be used
+    bool down[RDI_TCP_ROUTES]; // routes that could not be used
+    bool others;               // there are more than those in use
+    unsigned suspect;          // 1 + the route that the path was lost on; 0 = not known
     uint64_t attempt_at, retry_at, refused_since;
+    uint64_t tried_at; // when the present ones were first tried
     unsigned backoff_ms, refused_route;
     rondo_status reason_status;
     char reason[RDI_TCP_TEXT]; // why the last attempt failed
@@ -185,6 +190,8 @@ struct rdi_tcp_net {
     unsigned grace_ms, connect_ms;
     struct rdi_tcp_link *links, *dirty, *dead_links;
     unsigned unsettled; // links CONNECTING or LOST: they have timers
+    unsigned railed;    // links UP over several addresses
+    uint64_t look_at;   // when to look for rails that died among them
     struct rdi_tcp_path *loose_head, *loose_tail, *dead_paths; // loose: oldest first
     unsigned half_open; // loose paths that have proved nothing yet
     struct rdi_tcp_path *hot[RDI_TCP_HOT];
@@ -207,6 +214,8 @@ socklen_t rdi_tcp_sockaddr(const struct rdi_tcp_addr *a, uint16_t port,
                            struct sockaddr_storage *out);
 // "10.0.0.1:4711", "[fe80::1%2]:4711".
 void rdi_tcp_name(const struct sockaddr_storage *a, char out[RDI_TCP_NAME]);
+// "10.0.0.1", "[fe80::1%2]".
+void rdi_tcp_ip(const struct rdi_tcp_addr *a, char out[RDI_TCP_NAME]);
 // A listening socket on a->ip; sets a->port. The descriptor, or -errno.
 int rdi_tcp_listen(struct rdi_tcp_addr *a);
 // Starts to connect from one address (its port is ignored) to another. The descriptor, or -errno.
@@ -250,8 +259,17 @@ int rdi_tcp_connect_event(struct rdi_tcp_path *p, uint32_t events);
 void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now);
 // When tick() wants to be called next.
 uint64_t rdi_tcp_connect_next(const struct rdi_tcp_link *l);
+// The next attempt does without the rail whose loss was the link's.
+void rdi_tcp_leave_suspect(struct rdi_tcp_link *l);
 // A LOST receiver asks whether the sender's process lives.
 void rdi_tcp_probe_tick(struct rdi_tcp_link *l, uint64_t now);
+
+// ---- stall.c -------------------------------------------------------------------------------------
+
+// Whether the paths of a link that comes up leave by several addresses.
+bool rdi_tcp_is_railed(const struct rdi_tcp_link *l);
+// Takes links whose rail is silent, while another one is not, for lost.
+void rdi_tcp_stall_tick(struct rdi_tcp_net *n, uint64_t now);
 
 // ---- accept.c ------------------------------------------------------------------------------------
 

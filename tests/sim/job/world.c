@@ -39,7 +39,7 @@ static void make_engine(int r, uint32_t incarnation, int node, int watch_node) {
     k->rank = r;
     k->node = rdi_sim_node(job.sim, node);
     k->watch_node = rdi_sim_node(job.sim, watch_node);
-    if (rdi_engine_create(&env, &job.options, &j, &ops, 1, k->node, &k->engine) != RONDO_OK) {
+    if (rdi_engine_create(&env, &job.options, &j, &ops, 1, k->node, NULL, &k->engine) != RONDO_OK) {
         give_up("rank %d cannot be made: %s", r, rondo_last_error());
     }
     k->engine->incarnation = k->incarnation = incarnation;
