@@ -474,13 +474,13 @@ void rdi_tcp_accept_timeout(struct rdi_tcp_link *l, uint64_t now) {
     unsigned ms = rdi_tcp_net_of(l)->grace_ms;
     if (l->probe_answered) {
         rdi_tcp_link_fail(l, RONDO_ERR_PATH,
-                          "the lost connection from %s did not come back within %u ms, though the "
-                          "process lives and can be reached",
-                          rdi_tcp_peer_name(l, who, sizeof who), ms);
+                          "the lost connection from %s (%s) did not come back within %u ms, though "
+                          "the process lives and can be reached",
+                          rdi_tcp_peer_name(l, who, sizeof who), l->reason, ms);
     } else {
         rdi_tcp_link_fail(l, RONDO_ERR_PEER,
-                          "the lost connection from %s did not come back within %u ms, and nothing "
-                          "answers there",
-                          rdi_tcp_peer_name(l, who, sizeof who), ms);
+                          "the lost connection from %s (%s) did not come back within %u ms, and "
+                          "nothing answers there",
+                          rdi_tcp_peer_name(l, who, sizeof who), l->reason, ms);
     }
 }

@@ -135,7 +135,10 @@ static void give_up_rail(struct rdi_tcp_link *l, unsigned route) {
         memset(l->down, 0, sizeof l->down);
         return;
     }
-    rdi_log(&l->base.net->params.env, RONDO_LOG_WARN, "going on without a path to %s", l->reason);
+    bool told = l->told >> route & 1;
+    l->told |= 1u << route;
+    rdi_log(&l->base.net->params.env, told ? RONDO_LOG_DEBUG : RONDO_LOG_WARN,
+            "going on without a path to %s", l->reason);
 }
 
 void rdi_tcp_leave_suspect(struct rdi_tcp_link *l) {

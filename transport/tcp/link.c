@@ -126,8 +126,8 @@ void rdi_tcp_link_state(struct rdi_tcp_link *l, enum rdi_link_state state) {
     struct rdi_tcp_net *n = rdi_tcp_net_of(l);
     n->unsettled -= has_timers(l->base.state);
     n->unsettled += has_timers(state);
-    n->railed -= l->railed && l->base.state == RDI_LINK_UP;
-    n->railed += l->railed && state == RDI_LINK_UP;
+    n->stalls -= l->stalls && l->base.state == RDI_LINK_UP;
+    n->stalls += l->stalls && state == RDI_LINK_UP;
     l->base.state = state;
 }
 
@@ -168,12 +168,32 @@ void rdi_tcp_link_up(struct rdi_tcp_link *l) {
                 rdi_tcp_peer_name(l, who, sizeof who), l->base.epoch, (unsigned long long)from);
     }
     l->was_up = true;
-    l->railed = rdi_tcp_is_railed(l);
+    rdi_tcp_stall_begin(l);
     l->ack_wanted = 0;
     l->bye = false;
     l->base.why[0] = '\0';
     rdi_tcp_link_state(l, RDI_LINK_UP);
     rdi_tcp_link_dirty(l);
+}
+
+// What the receiver can say later of the ways that it had: "10.0.0.1 to 10.0.0.2, 10.0.1.1 to 10.0.1.2".
+static void note_ways(struct rdi_tcp_link *l) {
+    size_t n = 0;
+    for (unsigned i = 0; i < l->npaths && n < sizeof l->reason; i++) {
+        char local[RDI_TCP_NAME], remote[RDI_TCP_NAME];
+        bool again = l->paths[i] == NULL;
+        for (unsigned k = 0; k < i && !again; k++) {
+            again = l->paths[k] != NULL &&
+                    rdi_tcp_same_ip(&l->paths[k]->local, &l->paths[i]->local) &&
+                    rdi_tcp_same_ip(&l->paths[k]->remote, &l->paths[i]->remote);
+        }
+        if (!again) {
+            rdi_tcp_ip_name(&l->paths[i]->remote, remote);
+            rdi_tcp_ip_name(&l->paths[i]->local, local);
+            n += (size_t)snprintf(l->reason + n, sizeof l->reason - n, "%s%s to %s",
+                                  n == 0 ? "" : ", ", remote, local);
+        }
+    }
 }
 
 void rdi_tcp_link_lost(struct rdi_tcp_link *l, const struct rdi_tcp_path *p, const char *what,
@@ -194,6 +214,9 @@ void rdi_tcp_link_lost(struct rdi_tcp_link *l, const struct rdi_tcp_path *p, con
     }
     bool silent = err == ETIMEDOUT || err == EHOSTUNREACH || err == ENETUNREACH || err == ENETDOWN;
     l->suspect = l->base.sender && l->railed && silent ? p->route + 1 : 0;
+    if (!l->base.sender) {
+        note_ways(l);
+    }
     uint64_t now = rdi_tcp_now(n);
     l->deadline = now + n->grace_ms * RDI_MS;
     l->probe_at = now;
@@ -274,6 +297,7 @@ rondo_status rdi_tcp_op_reset(struct rdi_link *link, uint32_t epoch) {
     l->refused_since = 0;
     memset(l->down, 0, sizeof l->down);
     l->tried_at = 0;
+    l->told = 0;
     rdi_tcp_leave_suspect(l);
     l->deadline = rdi_tcp_now(n) + n->grace_ms * RDI_MS;
     rdi_tcp_link_state(l, RDI_LINK_CONNECTING);

@@ -334,7 +334,7 @@ static void link_tick(struct rdi_tcp_link *l, uint64_t now) {
 }
 
 static void tick(struct rdi_tcp_net *n) {
-    if (n->unsettled == 0 && n->loose_head == NULL && n->spare_at == 0 && n->railed == 0) {
+    if (n->unsettled == 0 && n->loose_head == NULL && n->spare_at == 0 && n->stalls == 0) {
         return;
     }
     uint64_t now = rdi_tcp_now(n);
@@ -391,7 +391,7 @@ static int net_progress(struct rdi_net *net, bool busy) {
 
 static uint64_t next_time(const struct rdi_tcp_net *n) {
     uint64_t at = n->spare_at != 0 ? n->spare_at : UINT64_MAX;
-    at = n->railed > 0 && n->look_at < at ? n->look_at : at;
+    at = n->stalls > 0 && n->look_at < at ? n->look_at : at;
     for (const struct rdi_tcp_path *p = n->loose_head; p != NULL; p = p->next) {
         at = p->deadline < at ? p->deadline : at;
     }

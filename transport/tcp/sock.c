@@ -52,11 +52,18 @@ void rdi_tcp_name(const struct sockaddr_storage *a, char out[RDI_TCP_NAME]) {
     }
 }
 
+void rdi_tcp_ip_name(const struct sockaddr_storage *a, char out[RDI_TCP_NAME]) {
+    rdi_tcp_name(a, out);
+    char *port = strrchr(out, ':');
+    if (port != NULL) {
+        *port = '\0';
+    }
+}
+
 void rdi_tcp_ip(const struct rdi_tcp_addr *a, char out[RDI_TCP_NAME]) {
     struct sockaddr_storage s;
     rdi_tcp_sockaddr(a, 0, &s);
-    rdi_tcp_name(&s, out);
-    out[strlen(out) - 2] = '\0'; // ":0"
+    rdi_tcp_ip_name(&s, out);
 }
 
 static int open_socket(int family) {

@@ -2,9 +2,10 @@
 // A rail that dies under a link which has others.
 //
 // What is not acknowledged may only be late, so the kernel waits for all of path_grace before it gives a connection up,
-// and alone nobody can know better. But a link over several interfaces can: when one of its connections has been
-// repeated in vain again and again, while one by another interface has nothing to repeat, it is that rail. A peer that
-// does not read is no reason: its kernel acknowledges, and answers when it is asked whether there is room again.
+// and with one way alone there is nothing better to do. A link that has others does not wait for so long: when the kernel
+// has repeated itself in vain some times, the path is LOST, and the others are tried. If a connection by another
+// interface has nothing to repeat meanwhile, it is the rail, which is left out then. A peer that does not read is no
+// reason: its kernel acknowledges, and answers when it is asked whether there is room again.
 #include "transport/tcp/tcp.h"
 
 #include <errno.h>
@@ -17,13 +18,12 @@
 #define SENDER_TRIES 3
 #define RECEIVER_TRIES 4
 
-bool rdi_tcp_is_railed(const struct rdi_tcp_link *l) {
+void rdi_tcp_stall_begin(struct rdi_tcp_link *l) {
+    l->railed = false;
     for (unsigned i = 1; i < l->npaths; i++) {
-        if (!rdi_tcp_same_ip(&l->paths[0]->local, &l->paths[i]->local)) {
-            return true;
-        }
+        l->railed = l->railed || !rdi_tcp_same_ip(&l->paths[0]->local, &l->paths[i]->local);
     }
-    return false;
+    l->stalls = l->railed || (l->base.sender && l->nroutes > 1);
 }
 
 // How often the kernel has repeated in vain what is first in line.
@@ -51,15 +51,18 @@ static void look_at(struct rdi_tcp_link *l) {
             return;
         }
     }
+    if (silent != NULL && l->base.sender && l->others) {
+        rdi_tcp_link_lost(l, silent, "silent; now other ways are tried as well", 0);
+    }
 }
 
 void rdi_tcp_stall_tick(struct rdi_tcp_net *n, uint64_t now) {
-    if (n->railed == 0 || now < n->look_at) {
+    if (n->stalls == 0 || now < n->look_at) {
         return;
     }
     n->look_at = now + LOOK_EVERY;
     for (struct rdi_tcp_link *l = n->links; l != NULL; l = l->next) {
-        if (l->railed && l->base.state == RDI_LINK_UP) {
+        if (l->stalls && l->base.state == RDI_LINK_UP) {
             look_at(l);
         }
     }

@@ -5,7 +5,7 @@
 //   sock.c                     sockets: options, names
 //   path.c                     one connection: life, epoll, handshake
 //   connect.c accept.c         how a link's connections come to be, on either end
-//   stall.c                    rails that die under a link which has others
+//   stall.c                    ways that are silent, where a link has others
 //   link.c                     a link's life: up, lost, failed, closed
 //   tx.c rx.c                  frames
 //   seal.c sealed.c            encryption: records; what of them is on its way (option encrypt)
@@ -142,6 +142,7 @@ struct rdi_tcp_link {
     bool gone;   // closed; its memory waits for the end of progress()
     bool was_up; // this end has been UP: the peer must remember the link
     bool railed; // while UP: its paths leave by several addresses
+    bool stalls; // while UP: there are other ways when one is silent
     uint64_t session;
     uint32_t attempt;
     char host[RDI_HOST_MAX]; // the peer's
@@ -150,6 +151,8 @@ struct rdi_tcp_link {
     uint64_t deadline; // CONNECTING, and LOST on the receiver: when to give up
     bool bye;          // the peer said good-bye after message bye_at
     uint64_t bye_at;
+    char reason
+        [RDI_TCP_TEXT]; // sender: why the last attempt failed; receiver: the ways that were lost
 
     // Sender.
     struct rdi_tcp_out *out;
@@ -158,12 +161,12 @@ struct rdi_tcp_link {
     unsigned nroutes;
     bool down[RDI_TCP_ROUTES]; // routes that could not be used
     bool others;               // there are more than those in use
+    uint32_t told;             // bits of those of which it was logged
     unsigned suspect;          // 1 + the route that the path was lost on; 0 = not known
     uint64_t attempt_at, retry_at, refused_since;
     uint64_t tried_at; // when the present ones were first tried
     unsigned backoff_ms, refused_route;
     rondo_status reason_status;
-    char reason[RDI_TCP_TEXT]; // why the last attempt failed
 
     // Receiver.
     struct rdi_tcp_in *in;
@@ -190,8 +193,8 @@ struct rdi_tcp_net {
     unsigned grace_ms, connect_ms;
     struct rdi_tcp_link *links, *dirty, *dead_links;
     unsigned unsettled; // links CONNECTING or LOST: they have timers
-    unsigned railed;    // links UP over several addresses
-    uint64_t look_at;   // when to look for rails that died among them
+    unsigned stalls;    // links UP that have several ways
+    uint64_t look_at;   // when to look for silent ones
     struct rdi_tcp_path *loose_head, *loose_tail, *dead_paths; // loose: oldest first
     unsigned half_open; // loose paths that have proved nothing yet
     struct rdi_tcp_path *hot[RDI_TCP_HOT];
@@ -215,6 +218,7 @@ socklen_t rdi_tcp_sockaddr(const struct rdi_tcp_addr *a, uint16_t port,
 // "10.0.0.1:4711", "[fe80::1%2]:4711".
 void rdi_tcp_name(const struct sockaddr_storage *a, char out[RDI_TCP_NAME]);
 // "10.0.0.1", "[fe80::1%2]".
+void rdi_tcp_ip_name(const struct sockaddr_storage *a, char out[RDI_TCP_NAME]);
 void rdi_tcp_ip(const struct rdi_tcp_addr *a, char out[RDI_TCP_NAME]);
 // A listening socket on a->ip; sets a->port. The descriptor, or -errno.
 int rdi_tcp_listen(struct rdi_tcp_addr *a);
@@ -266,9 +270,9 @@ void rdi_tcp_probe_tick(struct rdi_tcp_link *l, uint64_t now);
 
 // ---- stall.c -------------------------------------------------------------------------------------
 
-// Whether the paths of a link that comes up leave by several addresses.
-bool rdi_tcp_is_railed(const struct rdi_tcp_link *l);
-// Takes links whose rail is silent, while another one is not, for lost.
+// A link comes up: whether it has several ways.
+void rdi_tcp_stall_begin(struct rdi_tcp_link *l);
+// Takes links for LOST that have several ways, one of which is silent.
 void rdi_tcp_stall_tick(struct rdi_tcp_net *n, uint64_t now);
 
 // ---- accept.c ------------------------------------------------------------------------------------
