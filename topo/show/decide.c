@@ -81,8 +81,7 @@ static void host(struct rdi_text *out, const struct rdi_decision *d,
     }
 }
 
-// "ranks 8-15"; not in a row: all of them.
-static void numbers(struct rdi_text *out, const int *ranks, int n) {
+void ts_ranks(struct rdi_text *out, const int *ranks, int n) {
     rdi_text_add(out, "rank%s %d", plural(n), ranks[0]);
     int from = ranks[0];
     for (int i = 1; i <= n; i++) {
@@ -128,7 +127,7 @@ void ts_decide_text(struct rdi_text *out, const struct rdi_decision *d) {
             same++;
         }
         rdi_text_add(out, "\n%s%s", h->name, h->name[0] ? ": " : "");
-        numbers(out, h->ranks, h->nranks);
+        ts_ranks(out, h->ranks, h->nranks);
         if (same < i && texts[i].buf) {
             rdi_text_add(out, ", as on %s\n", d->hosts[same].name);
             rdi_text_free(&texts[i]);

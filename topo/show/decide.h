@@ -10,4 +10,7 @@
 void ts_decide_text(struct rdi_text *out, const struct rdi_decision *d);
 void ts_decide_json(struct rdi_text *out, const struct rdi_decision *d);
 
+// "ranks 8-15"; not in a row: all of them.
+void ts_ranks(struct rdi_text *out, const int *ranks, int n);
+
 #endif

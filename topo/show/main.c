@@ -163,9 +163,8 @@ static int show(const struct ts_options *o, const struct host *hosts, size_t n) 
     return print(&out);
 }
 
-static int decide(const struct ts_options *o, const struct host *hosts, size_t n) {
-    struct rdi_text out = {0};
-    struct rdi_decision *d = NULL;
+static rondo_status decide(const struct ts_options *o, const struct host *hosts, size_t n,
+                           struct rdi_decision **d) {
     struct rdi_decide_host *in = calloc(n, sizeof *in);
     for (size_t i = 0; in && i < n; i++) {
         const rondo_topo *t = hosts[i].topo ? hosts[i].topo : hosts[hosts[i].same].topo;
@@ -174,15 +173,38 @@ static int decide(const struct ts_options *o, const struct host *hosts, size_t n
         in[i].topo = t;
         in[i].ranks = o->ranks ? o->ranks : rdi_decide_default_ranks(t);
     }
-    rondo_status s = in ? rdi_decide(in, (int)n, &d) : RONDO_ERR_NOMEM;
-    if (s == RONDO_OK) {
+    rondo_status s = in ? rdi_decide(in, (int)n, d) : RONDO_ERR_NOMEM;
+    free(in);
+    return s;
+}
+
+static int draw(const struct ts_options *o, const struct host *hosts, size_t n,
+                const struct rdi_decision *d) {
+    size_t *same = calloc(n, sizeof *same);
+    for (size_t i = 0; same && i < n; i++) {
+        same[i] = hosts[i].same;
+    }
+    int code = same ? ts_draw(o, d, same) : ts_fail(TS_EXIT_ERROR, "out of memory");
+    free(same);
+    return code;
+}
+
+// Pictures first: what is printed says that all went well.
+static int show_decision(const struct ts_options *o, const struct host *hosts, size_t n) {
+    struct rdi_text out = {0};
+    struct rdi_decision *d = NULL;
+    rondo_status s = decide(o, hosts, n, &d);
+    if (s != RONDO_OK) {
+        return ts_fail(TS_EXIT_ERROR, "%s",
+                       s == RONDO_ERR_NOMEM ? "out of memory" : rondo_last_error());
+    }
+    int code = o->svg || o->png ? draw(o, hosts, n, d) : -1;
+    if (code < 0 && o->decide) {
         (o->json ? ts_decide_json : ts_decide_text)(&out, d);
+        code = print(&out);
     }
     rdi_decision_free(d);
-    free(in);
-    return s == RONDO_OK ? print(&out)
-                         : ts_fail(TS_EXIT_ERROR, "%s",
-                                   s == RONDO_ERR_NOMEM ? "out of memory" : rondo_last_error());
+    return code;
 }
 
 // ---- All -----------------------------------------------------------------------------------------
@@ -200,9 +222,13 @@ static int run(const struct ts_options *o) {
     if (code < 0 && o->save && rondo_topo_save(hosts[0].topo, o->save) != RONDO_OK) {
         code = ts_fail(TS_EXIT_ERROR, "%s", rondo_last_error());
     }
+    bool written = o->save || o->svg || o->png;
+    if (code < 0 && (o->decide || o->svg || o->png)) {
+        code = show_decision(o, hosts, n);
+    }
     // What was to be written has been; only without a file it goes to the screen.
     if (code < 0) {
-        code = o->decide ? decide(o, hosts, n) : o->save && !o->json ? 0 : show(o, hosts, n);
+        code = written && !o->json ? 0 : show(o, hosts, n);
     }
     for (size_t i = 0; i < n; i++) {
         rondo_topo_free(hosts[i].topo);

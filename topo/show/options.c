@@ -20,9 +20,11 @@ static const char help[] =
     "      --synthetic DESCRIPTION     a machine without devices: \"pack:2 numa:2 core:8 pu:2\"\n"
     "      --this-cpuset               of a loaded host, what this process may use here\n"
     "      --save FILE                 write this or the loaded host, for --load and lstopo\n"
+    "      --svg FILE                  draw the hosts, and what --decide says of them\n"
+    "      --png FILE                  the same as PNG; needs Cairo\n"
     "      --decide                    which NIC, memory and processor each rank uses, and the "
     "rings\n"
-    "      --ranks N                   for --decide: ranks on each host; without: one a GPU, or "
+    "      --ranks N                   for these: ranks on each host; without: one a GPU, or "
     "NUMA node\n"
     "      --json                      the same for programs\n"
     "  -h, --help                      this text\n"
@@ -93,22 +95,24 @@ static int check(const struct ts_options *o) {
             "--this-cpuset is for --load: of this host it is always told what this process "
             "may use, and of a synthetic one never");
     }
-    if (o->ranks && !o->decide) {
-        return ts_fail(TS_EXIT_USAGE, "--ranks is for --decide");
+    if (o->ranks && !o->decide && !o->svg && !o->png) {
+        return ts_fail(TS_EXIT_USAGE, "--ranks is for --decide, --svg and --png");
     }
     return -1;
 }
 
 int ts_options_parse(struct ts_options *o, int argc, char **argv) {
-    enum { CLUSTER = 256, CPUSET, DECIDE, JSON, LOAD, RANKS, SAVE, SYNTHETIC, VERSION };
+    enum { CLUSTER = 256, CPUSET, DECIDE, JSON, LOAD, PNG, RANKS, SAVE, SVG, SYNTHETIC, VERSION };
     static const struct option table[] = {
         {"cluster", required_argument, NULL, CLUSTER},
         {"decide", no_argument, NULL, DECIDE},
         {"help", no_argument, NULL, 'h'},
         {"json", no_argument, NULL, JSON},
         {"load", required_argument, NULL, LOAD},
+        {"png", required_argument, NULL, PNG},
         {"ranks", required_argument, NULL, RANKS},
         {"save", required_argument, NULL, SAVE},
+        {"svg", required_argument, NULL, SVG},
         {"synthetic", required_argument, NULL, SYNTHETIC},
         {"this-cpuset", no_argument, NULL, CPUSET},
         {"version", no_argument, NULL, VERSION},
@@ -134,11 +138,17 @@ int ts_options_parse(struct ts_options *o, int argc, char **argv) {
         case LOAD:
             code = add_load(o, optarg);
             break;
+        case PNG:
+            o->png = optarg;
+            break;
         case RANKS:
             code = set_ranks(o, optarg);
             break;
         case SAVE:
             o->save = optarg;
+            break;
+        case SVG:
+            o->svg = optarg;
             break;
         case SYNTHETIC:
             o->synthetic = optarg;

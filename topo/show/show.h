@@ -22,7 +22,7 @@ struct ts_source {
 struct ts_options {
     struct ts_source *sources; // none: this host, or `synthetic`
     size_t n;
-    const char *save, *synthetic, *cluster;
+    const char *save, *synthetic, *cluster, *svg, *png;
     bool json, this_cpuset, decide;
     int ranks; // on each host; 0 = not given
 };
@@ -46,6 +46,20 @@ bool ts_source_add(struct ts_options *o, const char *name, size_t name_len, cons
 void ts_text(struct rdi_text *out, const rondo_topo *t);
 void ts_legend(struct rdi_text *out);
 void ts_json(struct rdi_text *out, const rondo_topo *t);
+
+// draw.c: writes the pictures that o names; same[i]: the first host of which the same is said as of host i. -1, or the
+// status to exit with.
+struct rdi_decision;
+int ts_draw(const struct ts_options *o, const struct rdi_decision *d, const size_t *same);
+
+// "1 MiB", "503.5 GiB"
+void ts_size(struct rdi_text *out, uint64_t bytes);
+// The devices at a NUMA node (-1: at no single one), those with bridges in common beside each other; *n of them in a
+// new array, NULL when memory ran out.
+const rondo_topo_device_info **ts_devices_at(const rondo_topo *t, int numa, int *n);
+// Of a device's bridges, the length of the host bridge, and of all without the last, which is the device's own port.
+size_t ts_way_root(const char *way);
+size_t ts_way_shared(const char *way);
 
 // Names of hosts in few words: "node[0-3,7], login".
 void ts_fold(struct rdi_text *out, const char *const *names, size_t n);

@@ -9,7 +9,7 @@
 static const char *plural(int n) { return n == 1 ? "" : "s"; }
 
 // "1 MiB", "503.5 GiB"
-static void size(struct rdi_text *out, uint64_t bytes) {
+void ts_size(struct rdi_text *out, uint64_t bytes) {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
     double v = (double)bytes;
     size_t u = 0;
@@ -30,7 +30,7 @@ static void caches(struct rdi_text *out, const char *name, int count, uint64_t b
     }
     if (count > 0 && bytes > 0) {
         rdi_text_add(out, " of ");
-        size(out, bytes);
+        ts_size(out, bytes);
     }
 }
 
@@ -66,7 +66,7 @@ static void device(struct rdi_text *out, const rondo_topo_device_info *d) {
         rdi_text_add(out, "%s%s", d->runtimes[0] ? "  " : "", d->runtimes);
         if (d->memory > 0) {
             rdi_text_add(out, "  ");
-            size(out, d->memory);
+            ts_size(out, d->memory);
         }
     }
     if (d->model[0]) {
@@ -77,22 +77,22 @@ static void device(struct rdi_text *out, const rondo_topo_device_info *d) {
     rdi_text_add(out, "\n");
 }
 
-static size_t root_length(const char *way) { return strcspn(way, "/"); }
+size_t ts_way_root(const char *way) { return strcspn(way, "/"); }
 
 // The way without its last bridge, which is the device's own port: what it shares with others.
-static size_t shared_length(const char *way) {
+size_t ts_way_shared(const char *way) {
     const char *last = strrchr(way, '/');
-    return last && last > way + root_length(way) ? (size_t)(last - way) : 0;
+    return last && last > way + ts_way_root(way) ? (size_t)(last - way) : 0;
 }
 
 static int by_way(const void *a, const void *b) {
     const rondo_topo_device_info *const *x = a, *const *y = b;
-    size_t n = root_length((*x)->bridges), m = root_length((*y)->bridges);
+    size_t n = ts_way_root((*x)->bridges), m = ts_way_root((*y)->bridges);
     int order = strncmp((*x)->bridges, (*y)->bridges, n < m ? n : m);
     order = order ? order : (n > m) - (n < m);
     // Devices right below the host bridge first.
-    n = shared_length((*x)->bridges);
-    m = shared_length((*y)->bridges);
+    n = ts_way_shared((*x)->bridges);
+    m = ts_way_shared((*y)->bridges);
     order = order ? order : (n > 0) - (m > 0);
     order = order ? order : strncmp((*x)->bridges, (*y)->bridges, n < m ? n : m);
     order = order ? order : (n > m) - (n < m);
@@ -101,30 +101,37 @@ static int by_way(const void *a, const void *b) {
                                                : strcmp((*x)->pci, (*y)->pci);
 }
 
-// All devices at one node, below their host bridges and switches.
-static void devices(struct rdi_text *out, const rondo_topo *t, int numa) {
-    int n = 0, all = rondo_topo_machine(t)->devices;
+const rondo_topo_device_info **ts_devices_at(const rondo_topo *t, int numa, int *n) {
+    int all = rondo_topo_machine(t)->devices;
     const rondo_topo_device_info **at = malloc(((size_t)all + 1) * sizeof *at);
+    *n = 0;
     for (int i = 0; at && i < all; i++) {
         const rondo_topo_device_info *d = rondo_topo_device(t, i);
         if (d->numa == numa) {
-            at[n++] = d;
+            at[(*n)++] = d;
         }
     }
-    out->failed = out->failed || !at;
-    if (n > 0) {
-        qsort(at, (size_t)n, sizeof(const rondo_topo_device_info *), by_way);
+    if (*n > 0) {
+        qsort(at, (size_t)*n, sizeof(const rondo_topo_device_info *), by_way);
     }
+    return at;
+}
+
+// All devices at one node, below their host bridges and switches.
+static void devices(struct rdi_text *out, const rondo_topo *t, int numa) {
+    int n;
+    const rondo_topo_device_info **at = ts_devices_at(t, numa, &n);
+    out->failed = out->failed || !at;
     const char *before = NULL;
     for (int i = 0; i < n; i++) {
         const char *way = at[i]->bridges;
-        size_t root = root_length(way), shared = shared_length(way);
-        bool same_root = before && root == root_length(before) && strncmp(way, before, root) == 0;
+        size_t root = ts_way_root(way), shared = ts_way_shared(way);
+        bool same_root = before && root == ts_way_root(before) && strncmp(way, before, root) == 0;
         if (way[0] && !same_root) {
             rdi_text_add(out, "  host bridge %.*s\n", (int)root, way);
         }
         if (shared > 0 &&
-            !(same_root && shared == shared_length(before) && strncmp(way, before, shared) == 0)) {
+            !(same_root && shared == ts_way_shared(before) && strncmp(way, before, shared) == 0)) {
             const char *slash = way + shared;
             while (slash[-1] != '/') {
                 slash--;
@@ -151,7 +158,7 @@ static void tree(struct rdi_text *out, const rondo_topo *t) {
         }
         if (n->memory > 0) {
             rdi_text_add(out, ", ");
-            size(out, n->memory);
+            ts_size(out, n->memory);
         }
         rdi_text_add(out, n->pus > 0 ? ", processors %s" : ", no processor that may be used%s",
                      n->cpus);
