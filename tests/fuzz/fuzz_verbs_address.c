@@ -27,6 +27,7 @@ static void check_pairs(const struct rdi_verbs_address *a, const struct rdi_verb
     for (unsigned i = 0; i < n; i++) {
         MUST(p[i].mine == q[i].theirs && p[i].theirs == q[i].mine && p[i].grh == q[i].grh);
         MUST(p[i].mine < a->nrails && p[i].theirs < b->nrails);
+        MUST(p[i].tier == q[i].tier && p[i].tier <= 4 && (i == 0 || p[i].tier <= p[i - 1].tier));
         MUST(!p[i].grh || (p[i].my_gid < a->rails[p[i].mine].ngids &&
                            p[i].their_gid < b->rails[p[i].theirs].ngids));
     }

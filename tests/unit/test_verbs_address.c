@@ -61,6 +61,7 @@ static struct rdi_verbs_address largest(void) {
         r->lid = 0xfffe;
         r->mbit_per_s = UINT32_MAX;
         r->immediates = i % 2 == 0;
+        r->preferred = i >= 2;
     }
     return a;
 }
@@ -78,6 +79,7 @@ static void test_round_trip(void **state) {
         assert_string_equal(x->device, y->device);
         assert_true(x->port == y->port && x->link_layer == y->link_layer && x->mtu == y->mtu);
         assert_true(x->immediates == y->immediates && x->lid == y->lid);
+        assert_int_equal(x->preferred, y->preferred);
         assert_true(x->mbit_per_s == y->mbit_per_s && x->ngids == y->ngids);
         for (unsigned k = 0; k < x->ngids; k++) {
             const struct rdi_verbs_gid *g = &x->gids[k], *h = &y->gids[k];
@@ -257,6 +259,70 @@ static void test_no_pair(void **state) {
     }
 }
 
+// ---- Decided NICs --------------------------------------------------------------------------------
+
+static void add_four(struct rdi_verbs_address *a, const char *form, uint8_t prefix) {
+    for (unsigned i = 0; i < 4; i++) {
+        char text[48];
+        snprintf(text, sizeof text, form, i);
+        add(a, ROCE, RDI_GID_ROCE_V2, text, NULL, prefix);
+    }
+}
+
+static void test_one_nic_each(void **state) {
+    (void)state;
+    struct rdi_verbs_address a = {.nrails = 0}, b = {.nrails = 0};
+    struct rdi_verbs_pair p[RDI_VERBS_RAILS];
+    add_four(&a, "::ffff:10.0.%u.1", 16);
+    add_four(&b, "::ffff:10.0.%u.2", 16);
+    a.rails[1].preferred = b.rails[3].preferred = true;
+    assert_int_equal(pairs(&a, &b, p), 4);
+    assert_true(p[0].mine == 1 && p[0].theirs == 3 && p[0].tier == 4);
+    // Those stand in for it; each port has one part only.
+    assert_true(p[1].tier == 0 && p[2].tier == 0 && p[3].tier == 0);
+    b.rails[3].preferred = false; // one end alone knows
+    assert_int_equal(pairs(&a, &b, p), 4);
+    assert_true(p[0].mine == 1 && p[0].theirs == 1 && p[0].tier == 3 && p[1].tier == 0);
+}
+
+// Each rail is a subnet. Whether there is a way between them nobody knows.
+static void test_rails_apart(void **state) {
+    (void)state;
+    struct rdi_verbs_address a = {.nrails = 0}, b = {.nrails = 0};
+    struct rdi_verbs_pair p[RDI_VERBS_RAILS];
+    add_four(&a, "::ffff:10.0.%u.1", 24);
+    add_four(&b, "::ffff:10.0.%u.2", 24);
+    a.rails[1].preferred = b.rails[3].preferred = true;
+    assert_int_equal(pairs(&a, &b, p), 4);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_int_equal(p[i].mine, p[i].theirs);
+        assert_int_equal(p[i].tier, i < 2 ? 3 : 0);
+        assert_true(i >= 2 || p[i].mine == 1 || p[i].mine == 3);
+    }
+    // With routers between, a subnet for each port of each host: the decided ones.
+    b.nrails = 0;
+    add_four(&b, "::ffff:10.1.%u.2", 24);
+    b.rails[3].preferred = true;
+    assert_int_equal(pairs(&a, &b, p), 4);
+    assert_true(p[0].mine == 1 && p[0].theirs == 3 && p[0].tier == 2 && p[1].tier == 0);
+}
+
+static void test_decided_infiniband(void **state) {
+    (void)state;
+    struct rdi_verbs_address a = {.nrails = 0}, b = {.nrails = 0};
+    struct rdi_verbs_pair p[RDI_VERBS_RAILS];
+    for (unsigned i = 0; i < 2; i++) {
+        add(&a, IB, RDI_GID_IB, "fe80::1", NULL, 0);
+        add(&b, IB, RDI_GID_IB, "fe80::2", NULL, 0);
+    }
+    a.rails[0].preferred = b.rails[1].preferred = true;
+    assert_int_equal(pairs(&a, &b, p), 2);
+    assert_true(p[0].mine == 0 && p[0].theirs == 1 && p[0].tier == 4 && !p[0].grh);
+    assert_true(p[1].mine == 1 && p[1].theirs == 0 && p[1].tier == 0);
+}
+
+// ---- One host ------------------------------------------------------------------------------------
+
 // Two processes of one host have the same ports.
 static void test_pairs_with_oneself(void **state) {
     (void)state;
@@ -308,6 +374,7 @@ static struct rdi_verbs_address random_address(uint64_t *seed) {
         r->mtu = (uint8_t)(1 + next(seed) % 5);
         snprintf(r->device, sizeof r->device, "mlx5_%u", next(seed) % 4);
         r->port = (uint8_t)(1 + next(seed) % 2);
+        r->preferred = next(seed) % 3 == 0;
     }
     return a;
 }
@@ -338,7 +405,10 @@ static void test_both_ends_agree(void **state) {
             assert_true(p[k].grh == q[k].grh && p[k].mtu == q[k].mtu);
             assert_true(!p[k].grh ||
                         (p[k].my_gid == q[k].their_gid && p[k].their_gid == q[k].my_gid));
-            assert_true(p[k].immediates == q[k].immediates);
+            assert_true(p[k].immediates == q[k].immediates && p[k].tier == q[k].tier);
+            assert_true(k == 0 || p[k].tier <= p[k - 1].tier);
+            assert_int_equal(p[k].tier > 0, x->preferred || y->preferred);
+            assert_int_equal(p[k].tier == 2 || p[k].tier == 4, x->preferred && y->preferred);
             assert_int_equal(used & (1u << p[k].mine | 16u << p[k].theirs), 0);
             used |= 1u << p[k].mine | 16u << p[k].theirs;
             assert_int_equal(x->link_layer, y->link_layer);
@@ -360,6 +430,9 @@ int main(void) {
         cmocka_unit_test(test_pairs_by_place),
         cmocka_unit_test(test_pairs_infiniband),
         cmocka_unit_test(test_no_pair),
+        cmocka_unit_test(test_one_nic_each),
+        cmocka_unit_test(test_rails_apart),
+        cmocka_unit_test(test_decided_infiniband),
         cmocka_unit_test(test_pairs_with_oneself),
         cmocka_unit_test(test_both_ends_agree),
     };

@@ -83,7 +83,7 @@ static unsigned choose(const struct rdi_verbs_port *p, size_t n, const char *tex
                        unsigned *chosen) {
     struct rdi_options o = mock_options(text);
     unsigned count = 0;
-    assert_int_equal(rdi_verbs_choose_ports(p, n, &o, chosen, &count), RONDO_OK);
+    assert_int_equal(rdi_verbs_choose_ports(p, n, &o, NULL, chosen, &count), RONDO_OK);
     return count;
 }
 
@@ -100,13 +100,13 @@ static void test_choice(void **state) {
     assert_int_equal(choose(p, n, "device=mock0:1+mock1:1+mock1", c), 2);
     struct rdi_options o = mock_options("device=mock0:2");
     unsigned count;
-    expect_error(rdi_verbs_choose_ports(p, n, &o, c, &count), RONDO_ERR_UNSUPPORTED,
+    expect_error(rdi_verbs_choose_ports(p, n, &o, NULL, c, &count), RONDO_ERR_UNSUPPORTED,
                  "mock0:1 active, mock0:2 down, mock1:1 active");
     o = mock_options("device=mock0+mock");
-    expect_error(rdi_verbs_choose_ports(p, n, &o, c, &count), RONDO_ERR_INVALID,
+    expect_error(rdi_verbs_choose_ports(p, n, &o, NULL, c, &count), RONDO_ERR_INVALID,
                  "'mock' is no RDMA port of this host, which has mock0:1, mock0:2, mock1:1");
     o = mock_options("device=mock0:3");
-    expect_error(rdi_verbs_choose_ports(p, n, &o, c, &count), RONDO_ERR_INVALID, "'mock0:3'");
+    expect_error(rdi_verbs_choose_ports(p, n, &o, NULL, c, &count), RONDO_ERR_INVALID, "'mock0:3'");
     assert_int_equal(choose(p, n, "family=ipv6", c), 2);
     p[0].ngids = 1; // IPv4 only
     assert_int_equal(choose(p, n, "family=ipv6", c), 1);
@@ -126,6 +126,27 @@ static void test_at_most_four(void **state) {
     }
     assert_int_equal(choose(p, 6, "", c), 4);
     assert_true(c[0] == 5 && c[1] == 0 && c[2] == 2 && c[3] == 3);
+}
+
+// Of decided devices all ports come first, however slow.
+static void test_decided_first(void **state) {
+    (void)state;
+    struct rdi_verbs_port p[6];
+    unsigned c[RDI_VERBS_RAILS], count = 0;
+    struct rdi_options o = mock_options("");
+    const struct rdi_rails rails = {.count = 2, .at = {{.rdma = "d1"}, {.rdma = "e,d4,d40"}}};
+    memset(p, 0, sizeof p);
+    for (unsigned i = 0; i < 6; i++) {
+        snprintf(p[i].device, sizeof p[i].device, "d%u", i);
+        p[i].active = true;
+        p[i].mbit_per_s = i == 5 ? 400000 : i == 1 ? 25000 : 100000;
+    }
+    assert_int_equal(rdi_verbs_choose_ports(p, 6, &o, &rails, c, &count), RONDO_OK);
+    assert_int_equal(count, 4);
+    assert_true(c[0] == 4 && c[1] == 1 && c[2] == 5 && c[3] == 0);
+    o = mock_options("device=d2+d1"); // only what it says
+    assert_int_equal(rdi_verbs_choose_ports(p, 6, &o, &rails, c, &count), RONDO_OK);
+    assert_int_equal(count, 2);
 }
 
 // ---- Opening -------------------------------------------------------------------------------------
@@ -390,11 +411,11 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ports),        cmocka_unit_test(test_old_gid_call),
         cmocka_unit_test(test_no_ports),     cmocka_unit_test(test_choice),
-        cmocka_unit_test(test_at_most_four), cmocka_unit_test(test_open),
-        cmocka_unit_test(test_open_fails),   cmocka_unit_test(test_relaxed),
-        cmocka_unit_test(test_memlock),      cmocka_unit_test(test_dmabuf),
-        cmocka_unit_test(test_events),       cmocka_unit_test(test_fatal),
-        cmocka_unit_test(test_load),
+        cmocka_unit_test(test_at_most_four), cmocka_unit_test(test_decided_first),
+        cmocka_unit_test(test_open),         cmocka_unit_test(test_open_fails),
+        cmocka_unit_test(test_relaxed),      cmocka_unit_test(test_memlock),
+        cmocka_unit_test(test_dmabuf),       cmocka_unit_test(test_events),
+        cmocka_unit_test(test_fatal),        cmocka_unit_test(test_load),
     };
     return cmocka_run_group_tests_name("verbs_device", tests, NULL, NULL);
 }

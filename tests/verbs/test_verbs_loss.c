@@ -96,6 +96,42 @@ static void test_one_device_is_removed(void **state) {
     one_rail_goes("gone=0", "");
 }
 
+// Both ranks have decided on the second device. When it goes the first one stands in for it.
+static void test_the_decided_port_goes(void **state) {
+    (void)state;
+    static const struct rdi_rails rails = {.count = 1,
+                                           .at = {{.rdma = "fake1", .why = "it is near"}}};
+    struct pair p;
+    struct stream s;
+    char text[600] = "";
+    memset(&p, 0, sizeof p);
+    for (int i = 0; i < 2; i++) {
+        side_prepare(&p.side[i], i, LO ",chunk=32K,verbs_stripe=4K");
+        p.side[i].params.rails = &rails;
+        setenv("FAKE_VERBS_HOST", i == 0 ? "1" : "2", 1);
+        verbs_side_open(&p.side[i]);
+        assert_non_null(strstr(p.side[i].last_line, "prefers fake1:1: it is near"));
+    }
+    pair_connect(&p);
+    assert_int_equal(nqps(p.link), 1);
+    p.link->ops->describe(p.link, text, sizeof text);
+    assert_non_null(strstr(text, "fake1"));
+    assert_non_null(strstr(text, "over the decided NICs"));
+    stream_begin(&s, &p, 60, true);
+    pair_drive_until(&p, stream_step(&s));
+    fake_control("fake1", "cut=0");
+    s.count = 200;
+    pair_drive_until(&p, stream_step(&s));
+    assert_true(s.resets > 0);
+    assert_int_equal(nqps(p.link), 1);
+    text[0] = '\0';
+    p.link->ops->describe(p.link, text, sizeof text);
+    assert_non_null(strstr(text, "fake0"));
+    assert_non_null(strstr(text, "beside the decided NICs"));
+    pair_close(&p);
+    stream_end(&s);
+}
+
 static void test_all_devices_are_removed(void **state) {
     (void)state;
     struct pair p;
@@ -334,6 +370,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_one_rail_is_cut),
         cmocka_unit_test(test_one_port_goes_down),
         cmocka_unit_test(test_one_device_is_removed),
+        cmocka_unit_test(test_the_decided_port_goes),
         cmocka_unit_test(test_all_devices_are_removed),
         cmocka_unit_test(test_the_only_port_comes_back),
         cmocka_unit_test(test_gives_up),

@@ -79,7 +79,7 @@ static void test_ports(void **state) {
     }
     struct rdi_options o = options("device=fake1+fake0:2");
     unsigned chosen[RDI_VERBS_RAILS], n;
-    assert_int_equal(rdi_verbs_choose_ports(all, nall, &o, chosen, &n), RONDO_OK);
+    assert_int_equal(rdi_verbs_choose_ports(all, nall, &o, NULL, chosen, &n), RONDO_OK);
     assert_true(n == 3 && chosen[0] == 1 && chosen[1] == 2 && chosen[2] == 3);
 }
 

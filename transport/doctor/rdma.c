@@ -229,7 +229,7 @@ static void say_choice(struct doctor *d, const struct rdi_ibv *v,
     unsigned chosen[RDI_VERBS_RAILS], count = 0;
     char text[256] = "", subject[RDI_VERBS_NAME + 8];
     size_t used = 0;
-    rondo_status s = rdi_verbs_choose_ports(ports, n, &d->options, chosen, &count);
+    rondo_status s = rdi_verbs_choose_ports(ports, n, &d->options, NULL, chosen, &count);
     if (s != RONDO_OK) {
         dr_add(d, s == RONDO_ERR_INVALID ? DR_ERROR : missing(d, true), NULL, "%s",
                rondo_last_error());

@@ -111,7 +111,7 @@ static rondo_status open_verbs(void) {
     }
     rondo_status s = rdi_verbs_ports(v, &ports, &n);
     if (s == RONDO_OK) {
-        s = rdi_verbs_choose_ports(ports, n, rdi_nccl_options(), chosen, &nchosen);
+        s = rdi_verbs_choose_ports(ports, n, rdi_nccl_options(), NULL, chosen, &nchosen);
     }
     for (unsigned i = 0; i < nchosen && s == RONDO_OK && count < RDI_NCCL_DEVICES; i++) {
         take_port(&ports[chosen[i]]);

@@ -5,12 +5,12 @@
 
 #include <stdio.h>
 
-#define VERSION 1
-#define NO_IMMEDIATES 1 // flags of a rail
+#define NO_IMMEDIATES 1u // flags of a rail
+#define PREFERRED 2u
 
 // What cannot be said in a byte or two is derived again by the reader: a GID's family and scope.
 //
-//   version 1 | nrails 1 | rails: device text | port 1 | link layer 1 | mtu 1 | flags 1 | lid 2 |
+//   version 2 | nrails 1 | rails: device text | port 1 | link layer 1 | mtu 1 | flags 1 | lid 2 |
 //                          mbit/s 4 | ngids 1 | GIDs: raw 16 | prefix 1 | index and type << 12 2
 
 void rdi_verbs_rail_tell(const struct rdi_verbs_port *p, struct rdi_verbs_rail_info *out) {
@@ -46,7 +46,7 @@ void rdi_verbs_rail_tell(const struct rdi_verbs_port *p, struct rdi_verbs_rail_i
 size_t rdi_verbs_address_write(const struct rdi_verbs_address *a,
                                uint8_t out[RDI_VERBS_ADDRESS_MAX]) {
     struct rdi_cursor c = {.at = out, .size = RDI_VERBS_ADDRESS_MAX, .ok = true};
-    rdi_cursor_put(&c, VERSION, 1);
+    rdi_cursor_put(&c, RDI_VERBS_ADDRESS_VERSION, 1);
     rdi_cursor_put(&c, a->nrails, 1);
     for (unsigned i = 0; i < a->nrails; i++) {
         const struct rdi_verbs_rail_info *r = &a->rails[i];
@@ -54,7 +54,7 @@ size_t rdi_verbs_address_write(const struct rdi_verbs_address *a,
         rdi_cursor_put(&c, r->port, 1);
         rdi_cursor_put(&c, r->link_layer, 1);
         rdi_cursor_put(&c, r->mtu, 1);
-        rdi_cursor_put(&c, r->immediates ? 0 : NO_IMMEDIATES, 1);
+        rdi_cursor_put(&c, (r->immediates ? 0 : NO_IMMEDIATES) | (r->preferred ? PREFERRED : 0), 1);
         rdi_cursor_put(&c, r->lid, 2);
         rdi_cursor_put(&c, r->mbit_per_s, 4);
         rdi_cursor_put(&c, r->ngids, 1);
@@ -89,12 +89,14 @@ static bool read_rail(struct rdi_verbs_rail_info *r, struct rdi_cursor *c) {
     r->link_layer = (uint8_t)rdi_cursor_get(c, 1);
     r->mtu = (uint8_t)rdi_cursor_get(c, 1);
     uint64_t flags = rdi_cursor_get(c, 1);
-    r->immediates = flags == 0;
+    r->immediates = !(flags & NO_IMMEDIATES);
+    r->preferred = flags & PREFERRED;
     r->lid = (uint16_t)rdi_cursor_get(c, 2);
     r->mbit_per_s = (uint32_t)rdi_cursor_get(c, 4);
     r->ngids = (unsigned)rdi_cursor_get(c, 1);
     if (!c->ok || r->device[0] == '\0' || r->port == 0 || r->link_layer > 2 ||
-        r->mtu < IBV_MTU_256 || r->mtu > IBV_MTU_4096 || flags > NO_IMMEDIATES || r->ngids > 2) {
+        r->mtu < IBV_MTU_256 || r->mtu > IBV_MTU_4096 || flags > (NO_IMMEDIATES | PREFERRED) ||
+        r->ngids > 2) {
         return false;
     }
     for (unsigned i = 0; i < r->ngids; i++) {
@@ -111,8 +113,8 @@ bool rdi_verbs_address_read(struct rdi_verbs_address *a, const void *in, size_t 
     memset(a, 0, sizeof *a);
     uint64_t version = rdi_cursor_get(&c, 1);
     a->nrails = (unsigned)rdi_cursor_get(&c, 1);
-    if (!c.ok || version != VERSION || len > RDI_VERBS_ADDRESS_MAX || a->nrails == 0 ||
-        a->nrails > RDI_VERBS_RAILS) {
+    if (!c.ok || version != RDI_VERBS_ADDRESS_VERSION || len > RDI_VERBS_ADDRESS_MAX ||
+        a->nrails == 0 || a->nrails > RDI_VERBS_RAILS) {
         return false;
     }
     for (unsigned i = 0; i < a->nrails; i++) {

@@ -249,9 +249,16 @@ static bool is_usable(const struct rdi_verbs_port *p, const struct rdi_options *
     return false;
 }
 
+static bool is_better(const struct rdi_verbs_port *a, const struct rdi_verbs_port *b,
+                      const struct rdi_rails *rails) {
+    bool first = rdi_rails_rdma(rails, a->device) != NULL;
+    bool second = rdi_rails_rdma(rails, b->device) != NULL;
+    return first != second ? first : a->mbit_per_s > b->mbit_per_s;
+}
+
 rondo_status rdi_verbs_choose_ports(const struct rdi_verbs_port *all, size_t n,
-                                    const struct rdi_options *o, unsigned *chosen,
-                                    unsigned *nchosen) {
+                                    const struct rdi_options *o, const struct rdi_rails *rails,
+                                    unsigned *chosen, unsigned *nchosen) {
     bool *wanted = calloc(n > 0 ? n : 1, sizeof *wanted);
     if (wanted == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory to choose among RDMA ports");
@@ -262,7 +269,7 @@ rondo_status rdi_verbs_choose_ports(const struct rdi_verbs_port *all, size_t n,
         size_t best = n;
         for (size_t i = 0; i < n; i++) {
             if (wanted[i] && is_usable(&all[i], o) &&
-                (best == n || all[i].mbit_per_s > all[best].mbit_per_s)) {
+                (best == n || is_better(&all[i], &all[best], rails))) {
                 best = i;
             }
         }

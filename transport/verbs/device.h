@@ -47,11 +47,11 @@ struct rdi_verbs_port {
 rondo_status rdi_verbs_ports(const struct rdi_ibv *v, struct rdi_verbs_port **out, size_t *n);
 
 // The ports to use: those that option `device` names ("mlx5_0+mlx5_1:2"; without ":port" the device's active
-// ports), or all active ones, at most RDI_VERBS_RAILS, fastest first. A name that matches nothing is
+// ports), or all active ones, at most RDI_VERBS_RAILS, those of `rails` (may be NULL) first, then the fastest. A name that matches nothing is
 // RONDO_ERR_INVALID that lists what there is; nothing active is RONDO_ERR_UNSUPPORTED with each port's state.
 rondo_status rdi_verbs_choose_ports(const struct rdi_verbs_port *all, size_t n,
-                                    const struct rdi_options *o, unsigned *chosen,
-                                    unsigned *nchosen);
+                                    const struct rdi_options *o, const struct rdi_rails *rails,
+                                    unsigned *chosen, unsigned *nchosen);
 
 // How good a GID is for a connection to anybody, greater is better; 0 = not usable (empty, or against the
 // options family and verbs_gid). RoCE v2 before v1, routable before link-local, IPv4 before IPv6 when the
@@ -65,6 +65,7 @@ struct rdi_verbs_rail_info {
     uint8_t port, link_layer; // link_layer: 0 InfiniBand, 1 RoCE, 2 iWARP
     uint8_t mtu;              // enum ibv_mtu
     bool immediates;
+    bool preferred; // of a NIC that was decided for the rank
     uint16_t lid;
     uint32_t mbit_per_s;
     unsigned ngids;
@@ -79,6 +80,7 @@ struct rdi_verbs_address {
 };
 // Reading checks every field.
 #define RDI_VERBS_ADDRESS_MAX 288
+#define RDI_VERBS_ADDRESS_VERSION 2 // its first byte
 size_t rdi_verbs_address_write(const struct rdi_verbs_address *a,
                                uint8_t out[RDI_VERBS_ADDRESS_MAX]);
 bool rdi_verbs_address_read(struct rdi_verbs_address *a, const void *in, size_t len);
@@ -90,8 +92,11 @@ struct rdi_verbs_pair {
     bool grh;                  // RoCE always; InfiniBand across subnets
     uint8_t mtu;               // the smaller of both
     bool immediates;           // both have them
+    // Pairs of the greatest tier are used, and the next one where all of these fail: 4 both ports are preferred and in one
+    // subnet, 3 one of them is, 2 both are preferred, 1 one of them is, 0 none.
+    uint8_t tier;
 };
-// Pairs that can be used at the same time, best first: each rail in at most one pair; same link layer; same
+// Pairs that can be used at the same time, best first: each rail in at most one pair; same link layer; by tier; same
 // subnet (RoCE: GID family and prefix; InfiniBand: GID prefix) before others. Both ends, given the same two
 // addresses, come to the same pairs. 0: `why` says for each combination what does not fit. Pure.
 unsigned rdi_verbs_pairs(const struct rdi_verbs_address *mine,

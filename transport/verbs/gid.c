@@ -90,6 +90,10 @@ static bool same_subnet(const struct rdi_verbs_gid *a, const struct rdi_verbs_gi
     return common_bits(a, b) >= (bits_a > bits_b ? bits_a : bits_b);
 }
 
+bool rdi_verbs_gid_near(const struct rdi_verbs_gid *a, const struct rdi_verbs_gid *b) {
+    return !a->link_local && same_subnet(a, b);
+}
+
 int rdi_verbs_gid_fit(const struct rdi_verbs_gid *a, const struct rdi_verbs_gid *b) {
     if (a->type != b->type) {
         return 0;
@@ -102,7 +106,7 @@ int rdi_verbs_gid_fit(const struct rdi_verbs_gid *a, const struct rdi_verbs_gid 
         return 0;
     }
     return 1 + (a->type == RDI_GID_ROCE_V2 ? 8 : 0) + (a->link_local ? 0 : 4) +
-           (!a->link_local && same_subnet(a, b) ? 2 : 0) + (a->family == 4 ? 1 : 0);
+           (rdi_verbs_gid_near(a, b) ? 2 : 0) + (a->family == 4 ? 1 : 0);
 }
 
 // ---- Reading the table ---------------------------------------------------------------------------

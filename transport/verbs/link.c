@@ -256,7 +256,8 @@ rondo_status rdi_verbs_op_connect(struct rdi_net *net, const struct rdi_link_id 
     size_t inner_len;
     char why[512] = "";
     if (!rdi_verbs_blob_read(blob, len, &inner, &inner_len, &peer)) {
-        return rdi_fail(RONDO_ERR_INVALID, "the verbs address of rank %u is malformed", id->to);
+        snprintf(why, sizeof why, "rank %u", id->to);
+        return rdi_verbs_blob_fail(blob, len, why);
     }
     struct rdi_verbs_link *l = rdi_verbs_link_new(n, id, true);
     if (l == NULL) {
@@ -338,6 +339,15 @@ void rdi_verbs_op_close_link(struct rdi_link *link, bool bye) {
     }
 }
 
+// ", over the decided NICs" where some were.
+static const char *whose_rails(const struct rdi_verbs_link *l) {
+    static const char *const words[] = {", beside the decided NICs",
+                                        ", over one end's decided NICs", ", over the decided NICs",
+                                        ", over one end's decided NICs", ", over the decided NICs"};
+    return l->npairs > 0 && l->nused > 0 && l->pairs[0].tier > 0 ? words[l->pairs[l->used[0]].tier]
+                                                                 : "";
+}
+
 void rdi_verbs_op_describe(struct rdi_link *link, char *buf, size_t cap) {
     static const char *const states[] = {"connecting", "up", "lost", "failed", "closed"};
     static const char *const modes[] = {"imm", "split", "send"};
@@ -350,10 +360,11 @@ void rdi_verbs_op_describe(struct rdi_link *link, char *buf, size_t cap) {
     if (used >= cap) {
         return;
     }
-    int k = snprintf(
-        buf + used, cap - used, "verbs link %s %s, %s (mode %s, epoch %u, %u queue pairs%s) %s",
-        link->sender ? "to" : "from", rdi_verbs_peer_name(l, who, sizeof who), ends, modes[l->mode],
-        link->epoch, l->nqps, l->apart ? ", into device memory" : "", states[link->state]);
+    int k = snprintf(buf + used, cap - used,
+                     "verbs link %s %s, %s (mode %s, epoch %u, %u queue pairs%s%s) %s",
+                     link->sender ? "to" : "from", rdi_verbs_peer_name(l, who, sizeof who), ends,
+                     modes[l->mode], link->epoch, l->nqps, whose_rails(l),
+                     l->apart ? ", into device memory" : "", states[link->state]);
     used = k < 0 || (size_t)k >= cap - used ? cap : used + (size_t)k;
     if (used < cap && link->sender) {
         snprintf(buf + used, cap - used, ": credit %llu posted %llu sent %llu\n",

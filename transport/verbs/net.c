@@ -28,6 +28,27 @@
 
 // ---- Opening -------------------------------------------------------------------------------------
 
+// Says once which ports come first, and why.
+static void tell_rails(const struct rdi_verbs_net *n, const struct rdi_rails *rails) {
+    const struct rdi_net_params *p = &n->base.params;
+    unsigned found = 0;
+    for (unsigned i = 0; i < n->nrails; i++) {
+        const struct rdi_verbs_port *port = &n->rails[i].info;
+        const struct rdi_rail *r = rdi_rails_rdma(rails, port->device);
+        if (r != NULL) {
+            rdi_log(&p->env, RONDO_LOG_INFO, "verbs: rank %d prefers %s:%u: %s", p->job->rank,
+                    port->device, port->port, r->why);
+            found++;
+        }
+    }
+    if (found == 0 && rails != NULL && rails->count > 0) {
+        rdi_log(&p->env, RONDO_LOG_INFO,
+                "verbs: no active port is of a device that was decided for rank %d (%s%s); all are "
+                "as good",
+                p->job->rank, rails->at[0].rdma, rails->count > 1 ? ", ..." : "");
+    }
+}
+
 static rondo_status open_rails(struct rdi_verbs_net *n) {
     const struct rdi_options *o = n->base.params.options;
     struct rdi_verbs_port *ports = NULL;
@@ -42,7 +63,9 @@ static rondo_status open_rails(struct rdi_verbs_net *n) {
     if (s != RONDO_OK) {
         return s;
     }
-    s = rdi_verbs_choose_ports(ports, count, o, chosen, &nchosen);
+    // Who says which devices has decided.
+    const struct rdi_rails *rails = o->str[RDI_OPT_DEVICE][0] == '\0' ? n->base.params.rails : NULL;
+    s = rdi_verbs_choose_ports(ports, count, o, rails, chosen, &nchosen);
     for (unsigned i = 0; i < nchosen && s == RONDO_OK; i++) {
         const struct rdi_verbs_port *p = &ports[chosen[i]];
         if (p->iwarp) {
@@ -50,7 +73,11 @@ static rondo_status open_rails(struct rdi_verbs_net *n) {
         }
         n->inline_max[n->nrails] = (uint32_t)o->num[RDI_OPT_VERBS_INLINE];
         s = rdi_verbs_rail_open(&n->rails[n->nrails], n->v, p, o);
+        n->self.rails[n->nrails].preferred = rdi_rails_rdma(rails, p->device) != NULL;
         n->nrails += s == RONDO_OK;
+    }
+    if (s == RONDO_OK) {
+        tell_rails(n, rails);
     }
     if (s == RONDO_OK && n->nrails == 0) {
         s = rdi_fail(
@@ -189,7 +216,9 @@ static void describe_rails(struct rdi_verbs_net *n) {
     for (unsigned i = 0; i < n->nrails; i++) {
         uint64_t mbit = n->rails[i].info.mbit_per_s;
         speed += mbit != 0 ? mbit * 125000 : BYTES_PER_S;
+        bool preferred = n->self.rails[i].preferred;
         rdi_verbs_rail_tell(&n->rails[i].info, &n->self.rails[i]);
+        n->self.rails[i].preferred = preferred;
     }
     n->self.nrails = n->nrails;
     n->base.attr =
@@ -286,6 +315,7 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
                 "a child that this process forks could disturb RDMA transfers: the kernel and "
                 "libibverbs do not protect their memory from it");
     }
+    n->base.params.rails = NULL; // may end before the net does
     *out = &n->base;
     return RONDO_OK;
 }
@@ -317,6 +347,20 @@ bool rdi_verbs_blob_read(const void *blob, size_t len, const uint8_t **inner, si
     return c.ok && rdi_verbs_address_read(address, c.at + c.used, c.size - c.used);
 }
 
+rondo_status rdi_verbs_blob_fail(const void *blob, size_t len, const char *whose) {
+    struct rdi_cursor c = {.at = (uint8_t *)(uintptr_t)blob, .size = len, .ok = true};
+    (void)rdi_cursor_take(&c, (size_t)rdi_cursor_get(&c, 2));
+    unsigned version = (unsigned)rdi_cursor_get(&c, 1);
+    if (c.ok && version != RDI_VERBS_ADDRESS_VERSION) {
+        return rdi_fail(RONDO_ERR_INVALID,
+                        "the verbs address of %s has format %u, and this version of Rondo knows "
+                        "format %d: use one version on all hosts",
+                        whose, version, RDI_VERBS_ADDRESS_VERSION);
+    }
+    return rdi_fail(RONDO_ERR_INVALID, "the verbs address of %s, %zu bytes, is malformed", whose,
+                    len);
+}
+
 static rondo_status net_reach(struct rdi_net *net, const void *blob, size_t len) {
     struct rdi_verbs_net *n = (struct rdi_verbs_net *)net;
     struct rdi_verbs_address peer;
@@ -325,7 +369,7 @@ static rondo_status net_reach(struct rdi_net *net, const void *blob, size_t len)
     size_t inner_len;
     char why[512] = "";
     if (!rdi_verbs_blob_read(blob, len, &inner, &inner_len, &peer)) {
-        return rdi_fail(RONDO_ERR_INVALID, "a verbs address of %zu bytes is malformed", len);
+        return rdi_verbs_blob_fail(blob, len, "a peer");
     }
     rondo_status s = n->inner->ops->reach(n->inner, inner, inner_len);
     if (s != RONDO_OK) {

@@ -16,6 +16,7 @@
 
 // ---- Attempts ------------------------------------------------------------------------------------
 
+// Pairs are sorted by tier: the first that is usable says which tier it is.
 static void choose_pairs(struct rdi_verbs_link *l) {
     struct rdi_verbs_net *n = rdi_verbs_net_of(l);
     bool alive = false;
@@ -24,7 +25,8 @@ static void choose_pairs(struct rdi_verbs_link *l) {
         unsigned rail = l->pairs[i].mine;
         bool usable = !n->dead[rail] && !n->rails[rail].down;
         alive = alive || !n->dead[rail];
-        if (usable && !(l->down & 1u << i)) {
+        bool tier = l->nused == 0 || l->pairs[i].tier == l->pairs[l->used[0]].tier;
+        if (usable && tier && !(l->down & 1u << i)) {
             l->mtu[l->nused] = l->pairs[i].mtu < n->mtu ? l->pairs[i].mtu : (uint8_t)n->mtu;
             l->used[l->nused++] = (uint8_t)i;
         }

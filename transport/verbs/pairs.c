@@ -4,6 +4,9 @@
 // Both ends compute this for themselves and must agree. So the two addresses are put into an order that does
 // not depend on who asks (by their bytes); where they are equal, both ranks use the same ports, and each port
 // is paired with itself.
+//
+// Ports of NICs that were decided for a rank come first. That two NICs of different subnets are decided does not join
+// them: then what is in one subnet with one of them is better, as rails may be apart.
 #include "transport/verbs/parts.h"
 
 #include <stdio.h>
@@ -13,6 +16,7 @@ struct combination {
     uint64_t score; // 0: cannot be connected
     uint8_t a, b, gid_a, gid_b;
     bool grh;
+    uint8_t tier;
 };
 
 static bool same_port(const struct rdi_verbs_rail_info *a, const struct rdi_verbs_rail_info *b) {
@@ -36,12 +40,20 @@ static bool choose_gids(const struct rdi_verbs_rail_info *a, const struct rdi_ve
     return *fit > 0;
 }
 
+static uint8_t tier(const struct rdi_verbs_rail_info *a, const struct rdi_verbs_rail_info *b,
+                    const struct combination *c, int fit) {
+    unsigned preferred = (unsigned)a->preferred + b->preferred;
+    bool near = a->link_layer == 0 ? fit == 2
+                                   : rdi_verbs_gid_near(&a->gids[c->gid_a], &b->gids[c->gid_b]);
+    return (uint8_t)(preferred == 0 ? 0 : near ? 2 + preferred : preferred);
+}
+
 // Ports of one quality are paired by name, else by place: rails of a cluster are cabled that way.
 static uint64_t score(const struct rdi_verbs_rail_info *a, const struct rdi_verbs_rail_info *b,
-                      int fit, unsigned distance) {
+                      uint8_t tier, int fit, unsigned distance) {
     uint32_t speed = a->mbit_per_s < b->mbit_per_s ? a->mbit_per_s : b->mbit_per_s;
-    return (uint64_t)fit << 40 | (uint64_t)speed << 8 | (same_port(a, b) ? 0x10u : 0) |
-           (0xfu - distance);
+    return (uint64_t)tier << 48 | (uint64_t)fit << 40 | (uint64_t)speed << 8 |
+           (same_port(a, b) ? 0x10u : 0) | (0xfu - distance);
 }
 
 static struct combination combine(const struct rdi_verbs_address *x,
@@ -59,7 +71,8 @@ static struct combination combine(const struct rdi_verbs_address *x,
     } else if (!gids_fit) {
         return c;
     }
-    c.score = score(a, b, fit, i > k ? i - k : k - i);
+    c.tier = tier(a, b, &c, fit);
+    c.score = score(a, b, c.tier, fit, i > k ? i - k : k - i);
     return c;
 }
 
@@ -73,6 +86,7 @@ static void put(struct rdi_verbs_pair *out, const struct combination *c, bool sw
         .grh = c->grh,
         .mtu = a->mtu < b->mtu ? a->mtu : b->mtu,
         .immediates = a->immediates && b->immediates,
+        .tier = c->tier,
     };
 }
 

@@ -16,6 +16,8 @@ void rdi_verbs_gids_read(const struct rdi_ibv *v, struct ibv_context *context,
 // How a pair of GIDs serves for a connection between them, greater is better; 0 = not at all. Pure; the order
 // of the arguments does not matter.
 int rdi_verbs_gid_fit(const struct rdi_verbs_gid *a, const struct rdi_verbs_gid *b);
+// Whether two GIDs of RoCE that fit are known to be in one subnet. Pure.
+bool rdi_verbs_gid_near(const struct rdi_verbs_gid *a, const struct rdi_verbs_gid *b);
 
 // rdi_verbs_reg() that sets no error: 0 or an errno.
 int rdi_verbs_try_reg(struct rdi_verbs_rail *r, void *at, size_t bytes, int access,

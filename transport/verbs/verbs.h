@@ -298,6 +298,8 @@ const char *rdi_verbs_peer_name(const struct rdi_verbs_link *l, char *buf, size_
 // The two parts of a net's address. False: malformed.
 bool rdi_verbs_blob_read(const void *blob, size_t len, const uint8_t **inner, size_t *inner_len,
                          struct rdi_verbs_address *address);
+// Fails for an address that could not be read, of `whose`: of another version, or damaged.
+rondo_status rdi_verbs_blob_fail(const void *blob, size_t len, const char *whose);
 
 // ---- tx.c ----------------------------------------------------------------------------------------
 
