@@ -18,6 +18,7 @@ static const struct key keys[] = {
     {"hosts", WHOLE, AT(hosts), 1, CLUSTER_RANKS, -1},
     {"ranks_per_host", WHOLE, AT(ranks_per_host), 1, 256, -1},
     {"cores_per_host", WHOLE, AT(cores_per_host), 1, 256, 64},
+    {"nics_per_host", WHOLE, AT(nics_per_host), 1, 16, 1},
     {"nic_gbps", NUMBER, AT(nic_gbps), 0.001, 10000, -1},
     {"nic_us", NUMBER, AT(nic_us), 0.01, 1e6, -1},
     {"inner_gbps", NUMBER, AT(inner_gbps), 0.001, 100000, -1},

@@ -13,7 +13,7 @@
 
 struct cluster {
     char name[64];
-    int hosts, ranks_per_host, cores_per_host;
+    int hosts, ranks_per_host, cores_per_host, nics_per_host;
     double nic_gbps, nic_us;     // GB = 1e9 bytes a second; one way
     double inner_gbps, inner_us; // between ranks of a host
     double touch_gbps;           // at which a core reduces or copies what arrived

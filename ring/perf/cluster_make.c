@@ -24,6 +24,7 @@ static rondo_status make_sim(struct run *r) {
     const struct rdi_sim_config config = {.seed = c->seed,
                                           .nodes = r->job->ranks,
                                           .per_host = cluster_per_host(r->job),
+                                          .nics = c->nics_per_host,
                                           .latency_ns = ns(c->nic_us),
                                           .jitter_ns = ns(c->jitter_us),
                                           .bytes_per_s = per_second(c->nic_gbps),

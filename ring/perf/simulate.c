@@ -89,17 +89,17 @@ static FILE *open_out(const char *path, const char *what) {
 static void begin(struct out *p) {
     const struct cluster *c = p->c;
     if (p->text) {
-        fprintf(p->text,
-                "# %s, predicted by simulation: %s: %d ranks on hosts of %d; NIC %g GB/s, %g us; "
-                "within a host %g GB/s, %g us; %d cores, %g us a message, %g GB/s; seed %llu\n"
-                "# * what the plan chooses. busbw as in the measured tables. - : not simulated "
-                "(messages)\n"
-                "#%11s %7s %9s %12s %9s %9s %10s %10s %9s\n",
-                kinds[p->kind].name, c->name[0] ? c->name : "a cluster", p->ranks,
-                c->ranks_per_host, c->nic_gbps, c->nic_us, c->inner_gbps, c->inner_us,
-                c->cores_per_host, c->message_us, c->touch_gbps, (unsigned long long)c->seed,
-                "bytes", "ranks", "algorithm", "time us", "algbw", "busbw", "messages", "events",
-                "events/s");
+        fprintf(
+            p->text,
+            "# %s, predicted by simulation: %s: %d ranks on hosts of %d; %d x NIC %g GB/s, %g us; "
+            "within a host %g GB/s, %g us; %d cores, %g us a message, %g GB/s; seed %llu\n"
+            "# * what the plan chooses. busbw as in the measured tables. - : not simulated "
+            "(messages)\n"
+            "#%11s %7s %9s %12s %9s %9s %10s %10s %9s\n",
+            kinds[p->kind].name, c->name[0] ? c->name : "a cluster", p->ranks, c->ranks_per_host,
+            c->nics_per_host, c->nic_gbps, c->nic_us, c->inner_gbps, c->inner_us, c->cores_per_host,
+            c->message_us, c->touch_gbps, (unsigned long long)c->seed, "bytes", "ranks",
+            "algorithm", "time us", "algbw", "busbw", "messages", "events", "events/s");
     }
     if (p->csv) {
         fprintf(p->csv, "test,bytes,ranks,algorithm,chosen,time_us,algbw_gbps,busbw_gbps,messages,"
@@ -108,12 +108,14 @@ static void begin(struct out *p) {
     if (p->json) {
         fprintf(p->json,
                 "{\"version\":\"%s\",\"test\":\"%s\",\"simulated\":true,\"ranks\":%d,\"cluster\":{"
-                "\"hosts\":%d,\"ranks_per_host\":%d,\"cores_per_host\":%d,\"nic_gbps\":%g,"
+                "\"hosts\":%d,\"ranks_per_host\":%d,\"cores_per_host\":%d,"
+                "\"nics_per_host\":%d,\"nic_gbps\":%g,"
                 "\"nic_us\":%g,\"inner_gbps\":%g,\"inner_us\":%g,\"touch_gbps\":%g,"
                 "\"message_us\":%g,\"jitter_us\":%g,\"seed\":%llu},\"rows\":[",
                 rondo_version(), kinds[p->kind].name, p->ranks, c->hosts, c->ranks_per_host,
-                c->cores_per_host, c->nic_gbps, c->nic_us, c->inner_gbps, c->inner_us,
-                c->touch_gbps, c->message_us, c->jitter_us, (unsigned long long)c->seed);
+                c->cores_per_host, c->nics_per_host, c->nic_gbps, c->nic_us, c->inner_gbps,
+                c->inner_us, c->touch_gbps, c->message_us, c->jitter_us,
+                (unsigned long long)c->seed);
     }
 }
 

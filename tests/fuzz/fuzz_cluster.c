@@ -17,6 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         MUST(c.hosts >= 1 && c.ranks_per_host >= 1 && c.ranks_per_host <= 256);
         MUST((int64_t)c.hosts * c.ranks_per_host <= CLUSTER_RANKS);
         MUST(c.cores_per_host >= 1 && c.cores_per_host <= 256);
+        MUST(c.nics_per_host >= 1 && c.nics_per_host <= 16);
         MUST(within(c.nic_gbps, 0.001, 1e4) && within(c.nic_us, 0.01, 1e6));
         MUST(within(c.inner_gbps, 0.001, 1e5) && within(c.inner_us, 0.001, 1e6));
         MUST(within(c.touch_gbps, 0.001, 1e5) && within(c.message_us, 0, 1e6));

@@ -11,6 +11,7 @@ from tool import expect, run
 
 CLUSTER = {"hosts": 4, "ranks_per_host": 2, "nic_gbps": 10, "nic_us": 5, "inner_gbps": 40,
            "inner_us": 1}
+RAILS = {"hosts": 4, "ranks_per_host": 1, "nic_gbps": 2, "nic_us": 5, "inner_gbps": 40, "inner_us": 1}
 
 
 def simulate(text, *arguments, code=0, test="all_reduce"):
@@ -85,3 +86,21 @@ def test_simulate_table():
     expect([r["algorithm"] for r in report["rows"] if r["chosen"]] == ["direct"], output)
     output, _ = simulate(CLUSTER, "-b", 64, "-e", 64)
     expect("direct*" in output and "ring " in output, output)
+
+
+def test_simulate_rails():
+    """NICs that carry equal parts: twice as many, half the time of what the wire bounds, as exact as latency allows."""
+    def seconds(size, **other):
+        found = rows({**RAILS, **other}, "-b", size, "-e", size)
+        return float([r for r in found if r["algorithm"] == "ring"][0]["time_us"]) / 1e6
+
+    size = 256 << 20
+    one, two, four = seconds(size), seconds(size, nics_per_host=2), seconds(size, nics_per_host=4)
+    least = 2 * 3 / 4 * size / 2e9
+    expect(least < one < 1.1 * least, "one NIC:", one, "s, at least", least)
+    expect(1.9 < one / two < 2.1, "two NICs:", one, two)
+    expect(3.7 < one / four < 4.2, "four NICs:", one, four)
+    # Ranks that have one NIC each, or share them, send by that alone; what is as short as latency gains nothing.
+    each, shared = (seconds(size, ranks_per_host=2, nics_per_host=n) for n in (2, 1))
+    expect(0.95 < shared / each < 1.05, "a NIC each:", each, "one for both:", shared)
+    expect(0.95 < seconds(64) / seconds(64, nics_per_host=2) < 1.05, "64 bytes")

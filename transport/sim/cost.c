@@ -2,7 +2,8 @@
 // What things cost in a described cluster. A rank is one thread. What it does in a turn (messages that it sends and
 // takes note of, and the work that rdi_sim_work() tells) takes time on a core of its host, one thing after the other;
 // what it sends leaves when it has come to it, and its next turn begins when it is through. Where a host has more ranks
-// than cores, a rank waits for a core, and a core that changes ranks loses switch_ns.
+// than cores, a rank waits for a core, and a core that changes ranks loses switch_ns. Where both ends have several NICs,
+// a message is cut into as many parts, and is there when all are.
 //
 //     turn begins                        rank's next turn, core free
 //        | take note | work | put | work |
@@ -19,6 +20,7 @@ struct sim_cost {
 bool sim_cost_create(struct rdi_sim *s) {
     struct rdi_sim_config *c = &s->config;
     size_t hosts = (size_t)((c->nodes + c->per_host - 1) / c->per_host);
+    c->nics = c->nics < 1 ? 1 : c->nics > SIM_NICS ? SIM_NICS : c->nics;
     c->cores = c->cores < 1 ? 1 : c->cores > SIM_CORES ? SIM_CORES : c->cores;
     s->hosts = calloc(hosts, sizeof *s->hosts);
     s->cost = calloc(1, sizeof *s->cost);
@@ -62,23 +64,49 @@ uint64_t rdi_sim_busy_until(const struct rdi_sim_node *n) { return n->busy_until
 
 void sim_cost_message(struct rdi_sim_node *n) { rdi_sim_work(n, n->sim->config.cpu_ns); }
 
+// A rank's NICs: `first`, and `count` in all, every `step`.
+struct nics {
+    int first, step, count;
+};
+
+static struct nics nics_of(const struct rdi_sim_node *n) {
+    const struct rdi_sim_config *c = &n->sim->config;
+    int local = n->rank % c->per_host, left = c->nodes - (n->rank - local);
+    int ranks = left < c->per_host ? left : c->per_host;
+    int count = c->nics > ranks ? (c->nics - local - 1) / ranks + 1 : 1;
+    return (struct nics){.first = local % c->nics, .step = ranks, .count = count};
+}
+
+// Through NICs of both hosts, from `leaves` on. When it is there.
+static uint64_t cross(struct sim_wire *w, uint32_t len, uint64_t leaves) {
+    const struct rdi_sim *s = w->sim;
+    struct sim_host *from = host_of(w->from), *to = host_of(w->to);
+    struct nics a = nics_of(w->from), b = nics_of(w->to);
+    int parts = a.count < b.count ? a.count : b.count;
+    uint64_t wire = (uint64_t)(len * s->cost->nic_ns / parts), at = 0;
+    for (int i = 0; i < parts; i++) {
+        uint64_t *tx = &from->tx_free[a.first + i * a.step];
+        uint64_t *rx = &to->rx_free[b.first + i * b.step];
+        uint64_t start = max64(leaves, *tx);
+        *tx = start + wire;
+        // The first byte is there after the latency; the last one when both NICs are through with it.
+        *rx = max64(start + s->config.latency_ns, *rx) + wire;
+        at = max64(at, *rx);
+    }
+    return at;
+}
+
 uint64_t sim_cost_put(struct sim_wire *w, uint32_t len) {
     struct rdi_sim *s = w->sim;
     const struct rdi_sim_config *c = &s->config;
-    struct sim_host *from = host_of(w->from), *to = host_of(w->to);
     uint64_t at;
-    if (from == to) {
+    if (host_of(w->from) == host_of(w->to)) {
         // The sender's core moves the bytes.
         rdi_sim_work(w->from, c->cpu_ns + (uint64_t)(len * s->cost->inner_ns));
         at = w->from->busy_until + c->inner_latency_ns;
     } else {
-        uint64_t wire = (uint64_t)(len * s->cost->nic_ns);
         rdi_sim_work(w->from, c->cpu_ns);
-        uint64_t start = max64(w->from->busy_until, from->tx_free);
-        from->tx_free = start + wire;
-        // The first byte is there after the latency; the last one when both NICs are through with it.
-        to->rx_free = max64(start + c->latency_ns, to->rx_free) + wire;
-        at = to->rx_free;
+        at = cross(w, len, w->from->busy_until);
     }
     return at + (c->jitter_ns ? sim_below(s, c->jitter_ns) : 0);
 }

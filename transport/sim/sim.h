@@ -28,10 +28,12 @@ struct rdi_sim_config {
     uint64_t detect_ns;   // until a death or a lost path is noticed, at most
     bool refuse;          // connections to a process that ended are refused, after 3 s
     // A described cluster instead of chance (all chances 0): ranks in order, per_host of them a host. What leaves or
-    // enters a host shares its NIC (latency_ns, bytes_per_s); ranks of a host have inner paths, on which the sender's
+    // enters a host shares its NICs (latency_ns, bytes_per_s of each), which its ranks have as topo/decide.h would give
+    // them out where all are as near: one each in turn, more where there are more than ranks. Ranks of a host have inner paths, on which the sender's
     // core moves the bytes. A message costs the sender's and the receiver's core cpu_ns each. Where a host has more
     // ranks than cores, a core that goes from one to another loses switch_ns. cost.c has the whole of it.
     int per_host; // 0: not so
+    int nics;     // of a host; 0: one
     uint64_t inner_latency_ns, inner_bytes_per_s, cpu_ns, switch_ns;
     int cores;   // of a host
     bool empty;  // messages have a length and no payload: no buffer is read or written

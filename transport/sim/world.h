@@ -138,9 +138,10 @@ struct sim_core {
     uint64_t free;
     const struct rdi_sim_node *last; // ran here last
 };
+#define SIM_NICS 16
 struct sim_host {
-    uint64_t tx_free, rx_free; // of the NIC
-    struct sim_core *core;     // NULL: there is one for each rank
+    uint64_t tx_free[SIM_NICS], rx_free[SIM_NICS]; // of each NIC
+    struct sim_core *core;                         // NULL: there is one for each rank
 };
 
 struct rdi_sim_node {
