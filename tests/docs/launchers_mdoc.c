@@ -38,6 +38,11 @@ static void row(const struct rdi_launcher *l) {
     if (l->hosts != NULL) {
         printf(".It store\non the first host of\n.Ev %s\n", l->hosts);
     }
+    if (l->offers != 0) {
+        printf(".It offers\n%s%s%s\n", (l->offers & RDI_VIA_PMIX) != 0 ? "PMIx" : "",
+               l->offers == (RDI_VIA_PMIX | RDI_VIA_PMI) ? ", " : "",
+               (l->offers & RDI_VIA_PMI) != 0 ? "PMI" : "");
+    }
     if (l->job_id != NULL) {
         printf(".It port\nmade of\n.Ev %s%s%s\n", l->job_id, l->step_id != NULL ? " ,\n.Ev " : "",
                l->step_id != NULL ? l->step_id : "");

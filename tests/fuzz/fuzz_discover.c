@@ -45,7 +45,8 @@ static void check(const struct rdi_launch *l) {
     MUST(l->local_size >= 0 && l->local_size <= l->size);
     MUST(l->launcher != NULL && memchr(l->host, '\0', sizeof l->host) != NULL);
     if (l->size > 1) {
-        MUST(l->host[0] != '\0' && l->port >= 1 && l->port <= 65535);
+        MUST((l->host[0] != '\0' || l->offered != 0) && l->via == RDI_VIA_NONE && l->port >= 1 &&
+             l->port <= 65535);
         MUST(!l->loopback || l->single_host);
     }
 }

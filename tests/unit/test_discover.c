@@ -322,6 +322,59 @@ static void test_other_launchers(void **state) {
     assert_int_equal(l.size, 1);
 }
 
+static void test_pmix(void **state) {
+    (void)state;
+    find(
+        "PMIX_RANK=1 PMIX_NAMESPACE=prterun-7@1 PMIX_JOB_SIZE=2 PMIX_LOCAL_RANK=1 PMIX_LOCAL_SIZE=2"
+        " SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=4"); // prterun, started by srun
+    expect(1, 2, 1, true, "127.0.0.1", l.port);
+    assert_string_equal(l.launcher, "PMIx");
+    assert_int_equal(l.offered, RDI_VIA_PMIX);
+    refuse("PMIX_RANK=1 PMIX_NAMESPACE=prterun-7@1", RONDO_ERR_BOOTSTRAP, "PMIX_JOB_SIZE",
+           "libpmix.so.2");
+    find("PMIX_RANK=3 PMIX_NAMESPACE=slurm.pmix.12.0 SLURM_PROCID=3 SLURM_STEP_NUM_TASKS=4"
+         " SLURM_STEP_NODELIST=n[1-2]"); // srun --mpi=pmix
+    expect(3, 4, -1, false, "n1", RDI_MASTER_PORT_DEFAULT);
+    assert_string_equal(l.launcher, "Slurm");
+    assert_int_equal(l.offered, RDI_VIA_PMIX);
+}
+
+// Only what the launcher that counts gives to this very rank, and only where nobody says the address.
+static void test_offers(void **state) {
+    (void)state;
+    const char *hydra = "PMI_RANK=1 PMI_SIZE=2 MPI_LOCALRANKID=0 MPI_LOCALNRANKS=1 PMI_FD=8";
+    char text[512];
+    find(hydra); // on two hosts, and no MASTER_ADDR
+    expect(1, 2, 0, false, "", RDI_MASTER_PORT_DEFAULT);
+    assert_int_equal(l.offered, RDI_VIA_PMI);
+    assert_int_equal(l.via, RDI_VIA_NONE);
+    assert_false(l.port_given);
+    snprintf(text, sizeof text, "%s MASTER_PORT=1234", hydra);
+    find(text);
+    assert_true(l.port_given && l.offered == RDI_VIA_PMI);
+    snprintf(text, sizeof text, "%s MASTER_ADDR=h", hydra);
+    find(text);
+    assert_int_equal(l.offered, RDI_VIA_NONE);
+    config.rank = 0; // a thread, of which this process has several
+    refuse(hydra, RONDO_ERR_BOOTSTRAP, "MASTER_ADDR", "rank 0 of 2");
+    config.rank = -1;
+    // torchrun as a rank of srun or mpirun.
+    find("RANK=1 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 PMI_RANK=1 PMI_SIZE=2 PMI_FD=8 PMIX_RANK=1"
+         " PMIX_NAMESPACE=x");
+    assert_int_equal(l.offered, RDI_VIA_NONE);
+    // mpirun inside of a rank of another launcher: PMI is not for us.
+    find("OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_SIZE=2 PMIX_RANK=1"
+         " PMIX_NAMESPACE=7 PMI_RANK=1 PMI_SIZE=2 PMI_FD=8");
+    assert_int_equal(l.offered, RDI_VIA_PMIX);
+    find("SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=2 PMI_RANK=1 PMI_SIZE=2 "
+         "PMI_FD=8");
+    expect(1, 2, -1, false, "", RDI_MASTER_PORT_DEFAULT);
+    assert_int_equal(l.offered, RDI_VIA_PMI);
+    find("SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 PMI_RANK=0 PMI_SIZE=2 "
+         "PMI_FD=8");
+    assert_int_equal(l.offered, RDI_VIA_NONE); // another rank's
+}
+
 static void test_kubernetes(void **state) {
     (void)state;
     find("JOB_COMPLETION_INDEX=2 WORLD_SIZE=3 MASTER_ADDR=train-0.train MASTER_PORT=7777");
@@ -344,6 +397,7 @@ static void test_order(void **state) {
         "MPI_LOCALRANKID=0 PMI_RANK=0 PMI_SIZE=2",
         "FLUX_TASK_RANK=0 FLUX_JOB_SIZE=2",
         "JSM_NAMESPACE_RANK=0 JSM_NAMESPACE_SIZE=2",
+        "PMIX_RANK=0 PMIX_NAMESPACE=prterun-7@1 PMIX_JOB_SIZE=2",
         "SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2",
         "PALS_RANKID=0 PMI_SIZE=2",
         "PMI_RANK=0 PMI_SIZE=2",
@@ -464,6 +518,8 @@ int main(void) {
         cmocka_unit_test_setup(test_lsf, setup),
         cmocka_unit_test_setup(test_pbs, setup),
         cmocka_unit_test_setup(test_other_launchers, setup),
+        cmocka_unit_test_setup(test_pmix, setup),
+        cmocka_unit_test_setup(test_offers, setup),
         cmocka_unit_test_setup(test_kubernetes, setup),
         cmocka_unit_test_setup(test_order, setup),
         cmocka_unit_test_setup(test_explicit, setup),

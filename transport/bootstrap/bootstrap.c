@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From nothing to a job: place, key, store, the first meeting; and the way back.
 #include "transport/bootstrap/exchange.h"
+#include "transport/bootstrap/point.h"
 #include "transport/bootstrap/store_wire.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 
 #define MS 1000000u
 #define LINGER_MS 3000 // rank 0's patience with ranks that still read
+#define PMIX_LEAVE_MS 5000
 
 // ---- The store ----------------------------------------------------------------------------------
 
@@ -21,15 +23,10 @@ static rondo_status connect_store(struct rdi_bootstrap *b, const struct rdi_laun
     const char *host = launch->host;
     if (b->rank == 0 && !launch->launcher_store) {
         if (b->server == NULL) {
-            struct rdi_store_limits limits = rdi_store_default_limits;
-            limits.silence_ms = (int)b->silence_ms;
-            limits.one_meeting = true;
-            rondo_status s = rdi_store_server_start_limited(launch->loopback ? host : NULL,
-                                                            launch->port, job, &limits, &b->server);
+            rondo_status s = rdi_serve(b, launch->loopback ? host : NULL, launch->port, job);
             if (s != RONDO_OK) {
                 return s;
             }
-            rdi_store_server_log(b->server, &b->env);
         }
         host = launch->loopback ? host : "127.0.0.1";
     }
@@ -190,6 +187,8 @@ static rondo_status open_store(struct rdi_bootstrap *b, const rondo_config *conf
         snprintf(b->where, sizeof b->where, "the caller's store");
     } else {
         b->ops = &rdi_store_tcp_ops;
+        snprintf(b->host, sizeof b->host, "%s", launch->host);
+        b->port = launch->port;
         snprintf(b->where, sizeof b->where, "%s, port %d", launch->host, launch->port);
         b->outlives = launch->launcher_store;
     }
@@ -208,6 +207,72 @@ static rondo_status open_store(struct rdi_bootstrap *b, const rondo_config *conf
     return s;
 }
 
+// The place in the job, and whether this start of the rank is one that can be.
+static rondo_status find_place(const rondo_config *config, const struct rdi_options *options,
+                               const struct rdi_env *env, struct rdi_launch *launch,
+                               uint32_t *restarts) {
+    char why[RDI_ERROR_TEXT];
+    rondo_status s = check_store_ops(config);
+    if (s == RONDO_OK) {
+        s = rdi_discover(config, rdi_pmix_getenv, launch);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_bootstrap_restart_number(getenv, restarts);
+    }
+    if (s == RONDO_OK && *restarts > 0 && (config->store_ops != NULL || !launch->launcher_store)) {
+        s = rdi_fail(RONDO_ERR_UNSUPPORTED,
+                     RDI_ENV_RESTART
+                     " says that rank %d was started again; it can find its job only "
+                     "through a store that the launcher serves (" RDI_ENV_STORE
+                     "=launcher, as rondo-run --elastic does)",
+                     launch->rank);
+    }
+    if (s == RONDO_OK) {
+        s = rdi_point_choose(launch, getenv, (int)options->num[RDI_OPT_CONNECT_TIMEOUT], why,
+                             sizeof why);
+        if (s == RONDO_OK && launch->offered != 0 && launch->via == RDI_VIA_NONE) {
+            rdi_log(env, RONDO_LOG_INFO,
+                    "what %s offers for telling where rank 0 is does not work (%s): the store is at"
+                    " %s, port %d",
+                    launch->launcher, why, launch->host, launch->port);
+        }
+    }
+    return s;
+}
+
+static void set_up(struct rdi_bootstrap *b, const struct rdi_options *options,
+                   const struct rdi_env *env, const struct rdi_job *job) {
+    b->env = *env;
+    b->rank = job->rank;
+    b->size = job->size;
+    b->timeout_ms = (int)options->num[RDI_OPT_CONNECT_TIMEOUT];
+    b->grace_ms = (unsigned)options->num[RDI_OPT_STOP_GRACE];
+    b->silence_ms = (unsigned)options->num[RDI_OPT_PEER_TIMEOUT];
+}
+
+// All that follows when place and key's source are known. `key_later`: the key is not there yet.
+static rondo_status open_job(struct rdi_bootstrap *b, const rondo_config *config,
+                             const struct rdi_options *options, struct rdi_launch *launch,
+                             struct rdi_job *job, const char *key_source, bool key_later,
+                             bool again) {
+    rondo_status s = RONDO_OK;
+    rdi_log(&b->env, RONDO_LOG_DEBUG, "rank %d of %d on %s (%s), store at %s:%d, key: %s", b->rank,
+            b->size, job->host, launch->launcher, launch->host, launch->port, key_source);
+    if (b->size == 1) {
+        job->local_rank = 0;
+        return RONDO_OK;
+    }
+    if (!job->auth && !key_later && b->rank == 0) {
+        rdi_log(&b->env, RONDO_LOG_WARN,
+                "this job has no key (%s): whoever reaches its ports can join", key_source);
+    }
+    if (launch->via != RDI_VIA_NONE) {
+        s = rdi_meet_at_point(b, options, launch, job, key_later);
+        key_later = false;
+    }
+    return s == RONDO_OK ? open_store(b, config, launch, job, key_source, key_later, again) : s;
+}
+
 rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_options *options,
                                 const struct rdi_env *env, struct rdi_job *job,
                                 struct rdi_bootstrap **out) {
@@ -217,53 +282,25 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
     struct rdi_job found = {.rank = 0};
     char key_source[RDI_KEY_SOURCE];
     uint32_t restarts = 0;
-    rondo_status s = check_store_ops(config);
+    struct rdi_bootstrap *b = NULL;
+    rondo_status s = find_place(config, options, env, &launch, &restarts);
     if (s == RONDO_OK) {
-        s = rdi_discover(config, getenv, &launch);
+        found.rank = launch.rank;
+        found.size = launch.size;
+        found.local_rank = launch.local_rank;
+        rdi_host_find(&found);
+        s = rdi_key_find_for(config, options, &launch, getenv, &found, key_source);
+    }
+    bool key_later = s == RONDO_AGAIN;
+    if (s == RONDO_OK || key_later) {
+        b = calloc(1, sizeof *b);
+        s = b != NULL ? RONDO_OK : rdi_fail(RONDO_ERR_NOMEM, "no memory for the bootstrap");
     }
     if (s == RONDO_OK) {
-        s = rdi_bootstrap_restart_number(getenv, &restarts);
+        set_up(b, options, env, &found);
+        s = open_job(b, config, options, &launch, &found, key_source, key_later, restarts > 0);
     }
-    if (s == RONDO_OK && restarts > 0 && (config->store_ops != NULL || !launch.launcher_store)) {
-        s = rdi_fail(RONDO_ERR_UNSUPPORTED,
-                     RDI_ENV_RESTART
-                     " says that rank %d was started again; it can find its job only "
-                     "through a store that the launcher serves (" RDI_ENV_STORE
-                     "=launcher, as rondo-run --elastic does)",
-                     launch.rank);
-    }
-    if (s != RONDO_OK) {
-        return s;
-    }
-    found.rank = launch.rank;
-    found.size = launch.size;
-    found.local_rank = launch.local_rank;
-    rdi_host_find(&found);
-    s = rdi_key_find_for(config, options, &launch, getenv, &found, key_source);
-    bool key_from_store = s == RONDO_AGAIN;
-    struct rdi_bootstrap *b = s == RONDO_OK || key_from_store ? calloc(1, sizeof *b) : NULL;
-    if (b == NULL) {
-        rdi_job_clear(&found);
-        return s < 0 ? s : rdi_fail(RONDO_ERR_NOMEM, "no memory for the bootstrap");
-    }
-    b->env = *env;
-    b->rank = found.rank;
-    b->size = found.size;
-    b->timeout_ms = (int)options->num[RDI_OPT_CONNECT_TIMEOUT];
-    b->grace_ms = (unsigned)options->num[RDI_OPT_STOP_GRACE];
-    b->silence_ms = (unsigned)options->num[RDI_OPT_PEER_TIMEOUT];
-    rdi_log(env, RONDO_LOG_DEBUG, "rank %d of %d on %s (%s), store at %s:%d, key: %s", b->rank,
-            b->size, found.host, launch.launcher, launch.host, launch.port, key_source);
-    if (b->size == 1) {
-        found.local_rank = 0;
-        s = RONDO_OK;
-    } else {
-        if (!found.auth && !key_from_store && b->rank == 0) {
-            rdi_log(env, RONDO_LOG_WARN,
-                    "this job has no key (%s): whoever reaches its ports can join", key_source);
-        }
-        s = open_store(b, config, &launch, &found, key_source, key_from_store, restarts > 0);
-    }
+    rdi_pmix_end(PMIX_LEAVE_MS); // where it was begun and not used
     if (s == RONDO_OK) {
         *job = found; // and the share in its key
         *out = b;

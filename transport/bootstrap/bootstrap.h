@@ -12,16 +12,25 @@ typedef char *(*rdi_getenv)(const char *name);
 
 #define RDI_MASTER_PORT_DEFAULT 29500 // torchrun's
 
+// What launchers offer to their ranks for telling each other something; bits.
+enum rdi_via { RDI_VIA_NONE = 0, RDI_VIA_PMIX = 1, RDI_VIA_PMI = 2 };
+
 // What the configuration and the environment say. Everything is checked.
 struct rdi_launch {
     int rank, size;
     int local_rank;   // -1: not told
     int local_size;   // 0: not told
     bool single_host; // all ranks share this host, as far as the launcher tells
-    char host[256];   // where the store is; "" when size is 1 or the caller brings a store
+    char host
+        [256]; // where the store is, one or several names joined by ','; "" when size is 1, the caller brings a
+    // store, or only rank 0 can tell (offered)
     const char
         *host_from; // the launcher's list of hosts whose first it is; NULL: the host is given
     int port;
+    bool port_given; // by the configuration or MASTER_PORT
+    unsigned
+        offered; // by the launcher, where no address is given: rank 0 can tell the others where it is
+    enum rdi_via via;     // what of it works (point.h); rdi_discover() leaves it at RDI_VIA_NONE
     bool loopback;        // host is one that only this host can reach
     bool launcher_store;  // the launcher serves it; otherwise rank 0 does
     const char *launcher; // whose variables were used, for messages
@@ -41,7 +50,7 @@ void rdi_host_find(struct rdi_job *job);
 #define RDI_KEY_SOURCE 320
 // As rdi_key_find() for a place in the job that is known already; job->rank and job->size are set.
 // `source` tells where the key came from, for messages. RONDO_AGAIN: it comes through the caller's
-// store, from rank 0, when the ranks join.
+// store, or what the launcher offers, from rank 0, when the ranks join.
 rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_options *options,
                               const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
                               char source[RDI_KEY_SOURCE]);
@@ -78,7 +87,7 @@ bool rdi_store_acknowledged(int fd, unsigned quiet_ms);
 
 // ---- Meeting, through a store of ours
 
-// As rdi_store_connect(), and gives up a server that is stopped for `grace_ms` (0: it may be) or whose host
+// As rdi_store_connect(), of which `host` may be several names joined by ',', tried in turn; and gives up a server that is stopped for `grace_ms` (0: it may be) or whose host
 // acknowledges nothing for `silence_ms`.
 rondo_status rdi_store_connect_vigilant(const char *host, int port, const struct rdi_job *job,
                                         int timeout_ms, unsigned grace_ms, unsigned silence_ms,

@@ -162,8 +162,8 @@ static rondo_status find_rank_and_size(const struct rdi_search *f, struct rdi_la
 // The launcher's local rank counts only if this process is the rank that the launcher means: a
 // program may run several ranks as threads and give each its own.
 static bool launcher_means_us(const struct rdi_search *f, const struct rdi_launch *out) {
-    const struct rdi_search launcher = {&(rondo_config)RONDO_CONFIG_INIT, f->get, f->row, f->file,
-                                        f->hosts};
+    struct rdi_search launcher = *f;
+    launcher.config = &(const rondo_config)RONDO_CONFIG_INIT;
     struct rdi_launch l = {.rank = -1};
     return f->row != NULL && find_rank_and_size(&launcher, &l) == RONDO_OK && l.rank == out->rank &&
            l.size == out->size;
@@ -214,7 +214,7 @@ static rondo_status ask_launcher(const struct rdi_search *f, struct rdi_launch *
 
 static rondo_status find_local(const struct rdi_search *f, struct rdi_launch *out) {
     int nodes = 0;
-    const bool ours = launcher_means_us(f, out), given = f->config->local_rank != -1;
+    const bool ours = f->ours, given = f->config->local_rank != -1;
     out->local_rank = -1;
     rondo_status s = ours ? ask_launcher(f, out, &nodes) : RONDO_OK;
     if (s != RONDO_OK) {
@@ -238,6 +238,7 @@ rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi
     find_hosts(&f);
     rondo_status s = find_rank_and_size(&f, &found);
     if (s == RONDO_OK) {
+        f.ours = launcher_means_us(&f, &found);
         s = find_local(&f, &found);
     }
     if (s == RONDO_OK && found.size > 1 && config->store_ops == NULL) {

@@ -17,16 +17,26 @@ struct rdi_bootstrap {
     unsigned silence_ms;        // option peer_timeout
     const rondo_store_ops *ops; // NULL: a job of one rank
     void *store;
-    bool callers;                    // it is the caller's own
-    bool outlives;                   // the launcher serves it: it is there as long as the job
-    int peek_ms;                     // the timeout that the store understands as "do not wait"
-    char where[320];                 // the store, for messages
-    struct rdi_store *own;           // the connection, unless the store is the caller's
-    struct rdi_store_server *server; // where this rank serves it
+    bool callers;   // it is the caller's own
+    bool outlives;  // the launcher serves it: it is there as long as the job
+    int peek_ms;    // the timeout that the store understands as "do not wait"
+    char host[256]; // of the store; "": the caller's
+    int port;
+    char where[320];                         // the store, for messages
+    struct rdi_store *own;                   // the connection, unless the store is the caller's
+    struct rdi_store_server *server;         // where this rank serves it
     char session[2 * RDI_SESSION_BYTES + 1]; // prefix of the keys of this start of the job
     uint8_t welcome[RDI_SESSION_BYTES + RDI_JOIN_SECRET]; // what rank 0 tells newcomers
     size_t welcome_len;
 };
+
+// Serves the store of the job on this rank, at `addr` (NULL: all addresses) and `port` (0: any).
+rondo_status rdi_serve(struct rdi_bootstrap *b, const char *addr, int port,
+                       const struct rdi_job *job);
+// Where launch->via is something: fills the launch's host and port with what rank 0 tells, and the job's key, if it
+// comes from there. Rank 0 serves the store from now on.
+rondo_status rdi_meet_at_point(struct rdi_bootstrap *b, const struct rdi_options *options,
+                               struct rdi_launch *launch, struct rdi_job *job, bool key_from_rank0);
 
 // Agrees on a session, which tells this start of the job from those before it on the same store:
 // rank 0 makes one, the others wait for it. With `with_secret` a secret comes along, in the last

@@ -30,6 +30,8 @@ static const char *const order[] = {
     "the descriptor that a launcher hands down (" RDI_ENV_KEY_FD ")",
     // Rank 0 makes it (see exchange.c); who can read that store can join the job.
     "a random key in the caller's own store",
+    // It goes as the launcher's own messages go (see point.c).
+    "a random key from rank 0, through PMIx or PMI, where the launcher offers one",
     // On several hosts the home directory must be shared.
     "~/.config/rondo/key, made at first use",
     // Then any local user can join.
@@ -338,6 +340,11 @@ static rondo_status find_key(const rondo_config *config, const struct rdi_option
         snprintf(source, RDI_KEY_SOURCE, "the caller's store");
         return RONDO_AGAIN;
     }
+    if (launch->via != RDI_VIA_NONE) {
+        snprintf(source, RDI_KEY_SOURCE, "rank 0, through the launcher's %s",
+                 launch->via == RDI_VIA_PMIX ? "PMIx" : "PMI");
+        return RONDO_AGAIN;
+    }
     return set_from_home_or_none(launch, get, make, job, source);
 }
 
@@ -366,6 +373,6 @@ rondo_status rdi_key_find(const rondo_config *config, const struct rdi_options *
     return s != RONDO_AGAIN
                ? s
                : rdi_fail(RONDO_ERR_USAGE,
-                          "the key comes through the caller's store when the ranks join;"
-                          " it cannot be found without them");
+                          "the key comes from rank 0 when the ranks join; it cannot be found"
+                          " without them");
 }

@@ -24,6 +24,7 @@ const struct rdi_launcher rdi_launchers[] = {
      .local_size = "LOCAL_WORLD_SIZE"},
     {.name = "Open MPI",
      .detect = "OMPI_COMM_WORLD_RANK",
+     .offers = RDI_VIA_PMIX,
      .rank = "OMPI_COMM_WORLD_RANK",
      .size = "OMPI_COMM_WORLD_SIZE",
      .local_rank = "OMPI_COMM_WORLD_LOCAL_RANK",
@@ -31,12 +32,14 @@ const struct rdi_launcher rdi_launchers[] = {
      .job_id = "PMIX_NAMESPACE"},
     {.name = "Hydra",
      .detect = "MPI_LOCALRANKID", // which srun's PMI plugins do not set
+     .offers = RDI_VIA_PMIX | RDI_VIA_PMI,
      .rank = "PMI_RANK",
      .size = "PMI_SIZE",
      .local_rank = "MPI_LOCALRANKID",
      .local_size = "MPI_LOCALNRANKS"},
     {.name = "Flux",
      .detect = "FLUX_TASK_RANK",
+     .offers = RDI_VIA_PMI,
      .rank = "FLUX_TASK_RANK",
      .size = "FLUX_JOB_SIZE",
      .local_rank = "FLUX_TASK_LOCAL_ID",
@@ -46,13 +49,28 @@ const struct rdi_launcher rdi_launchers[] = {
          "flux run -opmi=simple, its default, lets ranks on several hosts meet by themselves"},
     {.name = "jsrun",
      .detect = "JSM_NAMESPACE_RANK",
+     .offers = RDI_VIA_PMIX,
      .rank = "JSM_NAMESPACE_RANK",
      .size = "JSM_NAMESPACE_SIZE",
      .local_rank = "JSM_NAMESPACE_LOCAL_RANK",
      .local_size = "JSM_NAMESPACE_LOCAL_SIZE",
      .job_id = "LSB_JOBID"},
+    {.name = "PMIx",
+     .detect = "PMIX_RANK",
+     .also = "PMIX_NAMESPACE",
+     .except_for = "PMIX_NAMESPACE",
+     .except = "slurm.pmix.*",
+     .rank = "PMIX_RANK",
+     .size = "PMIX_JOB_SIZE",
+     .local_rank = "PMIX_LOCAL_RANK",
+     .local_size = "PMIX_LOCAL_SIZE",
+     .offers = RDI_VIA_PMIX,
+     .job_id = "PMIX_NAMESPACE",
+     .remedy = "all but the rank comes from the launcher's server, by libpmix.so.2 (Debian:"
+               " libpmix2); else give all ranks RANK, WORLD_SIZE and MASTER_ADDR"},
     {.name = "Slurm",
      .detect = "SLURM_STEP_NUM_TASKS",
+     .offers = RDI_VIA_PMIX | RDI_VIA_PMI,
      .rank = "SLURM_PROCID",
      .size = "SLURM_STEP_NUM_TASKS",
      .local_rank = "SLURM_LOCALID",
@@ -62,9 +80,11 @@ const struct rdi_launcher rdi_launchers[] = {
      .hosts = "SLURM_STEP_NODELIST",
      .form = RDI_HOSTS_LIST,
      .job_id = "SLURM_JOB_ID",
-     .step_id = "SLURM_STEP_ID"},
+     .step_id = "SLURM_STEP_ID",
+     .remedy = "with srun --mpi=pmix or --mpi=pmi2 rank 0 tells the others where it is"},
     {.name = "PALS",
      .detect = "PALS_RANKID",
+     .offers = RDI_VIA_PMI,
      .rank = "PALS_RANKID",
      .size = "PMI_SIZE",
      .local_rank = "PALS_LOCAL_RANKID",
@@ -73,6 +93,7 @@ const struct rdi_launcher rdi_launchers[] = {
     {.name = "PMI",
      .detect = "PMI_RANK",
      .also = "PMI_SIZE",
+     .offers = RDI_VIA_PMI,
      .rank = "PMI_RANK",
      .size = "PMI_SIZE",
      .local_rank = "PMI_LOCAL_RANK",
@@ -113,11 +134,17 @@ const char *rdi_variable(rdi_getenv get, const char *name) {
     return value != NULL && value[0] != '\0' ? value : NULL;
 }
 
+// `pattern` may end with '*'.
+static bool matches(const char *value, const char *pattern) {
+    size_t n = strcspn(pattern, "*");
+    return strncmp(value, pattern, n) == 0 && (pattern[n] == '*' || value[n] == '\0');
+}
+
 static bool is_set(rdi_getenv get, const struct rdi_launcher *row) {
     const char *except = rdi_variable(get, row->except_for);
     return rdi_variable(get, row->detect) != NULL &&
            (row->also == NULL || rdi_variable(get, row->also) != NULL) &&
-           (except == NULL || strcmp(except, row->except) != 0);
+           (except == NULL || !matches(except, row->except));
 }
 
 const struct rdi_launcher *rdi_launcher_find(rdi_getenv get) {

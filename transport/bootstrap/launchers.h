@@ -9,9 +9,10 @@
 // Names of environment variables; NULL: the launcher tells no such thing.
 struct rdi_launcher {
     const char *name;
-    const char *detect;              // set: a process of this launcher ...
-    const char *except_for, *except; // ... but where that variable has this value or beginning
-    const char *also;                // must be set as well
+    const char *detect; // set: a process of this launcher ...
+    const char *except_for,
+        *except;      // ... but where that variable has this value; "x*" is a beginning
+    const char *also; // must be set as well
     const char *rank;
     int first; // number of rank 0
     const char *size, *local_rank, *local_size;
@@ -19,6 +20,7 @@ struct rdi_launcher {
     const char *tasks, *node; // numbers of tasks on each host; number of this host
     const char *hosts;        // list of hosts, rank 0's first; of slots where it tells the size
     enum rdi_hosts_form form; // RDI_HOSTS_LINES: it names a file
+    unsigned offers;          // enum rdi_via
     const char *job_id;       // equal on all ranks, differs between jobs
     const char *step_id;      // number within a job
     const char *remedy;       // what a user has to set besides, for errors
@@ -42,6 +44,7 @@ struct rdi_search {
     const struct rdi_launcher *row; // NULL: no launcher
     char *file;                     // PBS's node file
     const char *hosts;              // NULL: none
+    bool ours;                      // the rank that the launcher means is this one
 };
 
 // A variable that has to be a whole number of low..high.

@@ -197,8 +197,8 @@ static bool connect_address(struct rdi_store *st, const struct addrinfo *a,
     return false;
 }
 
-// One attempt at all addresses of the host. A final failure at one of them ends it.
-static bool connect_once(struct rdi_store *st, const char *host, int port,
+// One attempt at all addresses of a name. A final failure at one of them ends it.
+static bool connect_name(struct rdi_store *st, const char *host, int port,
                          const struct rdi_job *job, uint64_t deadline, struct reason *r) {
     char service[16];
     snprintf(service, sizeof service, "%d", port);
@@ -221,6 +221,23 @@ static bool connect_once(struct rdi_store *st, const char *host, int port,
     }
     freeaddrinfo(list);
     return ok;
+}
+
+// The same for all names.
+static bool connect_once(struct rdi_store *st, const char *hosts, int port,
+                         const struct rdi_job *job, uint64_t deadline, struct reason *r) {
+    char name[256];
+    for (const char *at = hosts;;) {
+        size_t n = strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : 0), at);
+        if (connect_name(st, name, port, job, deadline, r)) {
+            return true;
+        }
+        if (r->status != RONDO_AGAIN || at[n] == '\0') {
+            return false;
+        }
+        at += n + 1;
+    }
 }
 
 static void pause_ms(int ms) {

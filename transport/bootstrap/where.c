@@ -82,6 +82,7 @@ static int port_of_job(rdi_getenv get, const struct rdi_launcher *row) {
 
 static rondo_status find_port(const struct rdi_search *f, struct rdi_launch *out) {
     const int given = f->config->master_port;
+    out->port_given = given != -1 || rdi_variable(f->get, "MASTER_PORT") != NULL;
     if (given != -1) {
         out->port = given;
         return given >= 1 && given <= 65535
@@ -105,6 +106,27 @@ static rondo_status find_port(const struct rdi_search *f, struct rdi_launch *out
     return s;
 }
 
+// Whether a variable is there and is this number.
+static bool is_number(rdi_getenv get, const char *name, int number) {
+    int value;
+    return rdi_variable(get, name) != NULL &&
+           rdi_read_int(get, name, 0, RDI_RANKS_MAX, &value) == RONDO_OK && value == number;
+}
+
+// What the launcher offers to this very rank, and not one around it to another.
+static unsigned find_offers(const struct rdi_search *f, const struct rdi_launch *out) {
+    unsigned offers = f->ours ? f->row->offers : 0;
+    if (rdi_variable(f->get, "PMIX_NAMESPACE") == NULL ||
+        !is_number(f->get, "PMIX_RANK", out->rank)) {
+        offers &= ~(unsigned)RDI_VIA_PMIX;
+    }
+    if (rdi_variable(f->get, "PMI_FD") == NULL || !is_number(f->get, "PMI_RANK", out->rank) ||
+        !is_number(f->get, "PMI_SIZE", out->size)) {
+        offers &= ~(unsigned)RDI_VIA_PMI;
+    }
+    return offers;
+}
+
 rondo_status rdi_find_store(const struct rdi_search *f, struct rdi_launch *out) {
     const char *store = rdi_variable(f->get, RDI_ENV_STORE);
     if (store != NULL && strcmp(store, "launcher") != 0) {
@@ -115,6 +137,15 @@ rondo_status rdi_find_store(const struct rdi_search *f, struct rdi_launch *out) 
     }
     out->launcher_store = store != NULL && f->config->master_addr == NULL &&
                           f->config->master_port == -1;
+    if (f->config->master_addr == NULL && rdi_variable(f->get, "MASTER_ADDR") == NULL &&
+        !out->launcher_store) {
+        out->offered = find_offers(f, out);
+    }
     rondo_status s = find_host(f, out);
+    if (s != RONDO_OK && out->offered != 0) {
+        out->host[0] = '\0';
+        out->host_from = NULL;
+        s = RONDO_OK;
+    }
     return s == RONDO_OK ? find_port(f, out) : s;
 }

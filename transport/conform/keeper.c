@@ -7,6 +7,7 @@
 //     outcome  <--------------------> outcome       exchanged through the store when both have ended
 #include "transport/bootstrap/bootstrap.h"
 #include "transport/bootstrap/exchange.h"
+#include "transport/bootstrap/point.h"
 #include "transport/conform/check.h"
 
 #include <signal.h>
@@ -119,7 +120,7 @@ static rondo_status join(struct keeper *k) {
     struct cf_place *p = &k->place;
     rondo_status s = read_key(k, &config, secret);
     s = s == RONDO_OK ? cf_load_options(k->o, NULL, &k->options) : s;
-    s = s == RONDO_OK ? rdi_discover(&config, getenv, &launch) : s;
+    s = s == RONDO_OK ? rdi_discover(&config, rdi_pmix_getenv, &launch) : s;
     if (s == RONDO_OK && launch.size < 2) {
         s = rdi_fail(RONDO_ERR_USAGE, "a job of one rank: there is nobody to connect to; start two "
                                       "or more");
@@ -140,9 +141,9 @@ static rondo_status join(struct keeper *k) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory for %zu ranks", n);
     }
     p->options = k->o;
-    p->port = launch.port;
+    p->port = k->b->port;
     bool serves = p->job.rank == 0 && !launch.launcher_store && !launch.loopback;
-    snprintf(p->host, sizeof p->host, "%s", serves ? "127.0.0.1" : launch.host);
+    snprintf(p->host, sizeof p->host, "%s", serves ? "127.0.0.1" : k->b->host);
     rondo_status met = meet(k);
     return met == RONDO_OK ? cf_parent_brief(&k->parent, p) : met;
 }

@@ -75,6 +75,7 @@ struct doctor {
     struct rdi_launch launch;
     rondo_status launch_status;
     char launch_error[RDI_ERROR_TEXT];
+    char offer_error[RDI_ERROR_TEXT]; // why what the launcher offers does not work; "": it does
     int ranks, per_node;
     char host[RDI_HOST_MAX];
     const char *root;             // "" or where /proc, /sys and /dev/shm are looked for instead

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What the environment says of the job: options, place, key.
+#include "transport/bootstrap/point.h"
 #include "transport/doctor/doctor.h"
 #include "transport/text.h"
 
@@ -127,10 +128,22 @@ void dr_job_launcher(struct doctor *d) {
                 snprintf(local + n, sizeof local - (size_t)n, " of %d", l->local_size);
             }
         }
-        dr_add(d, DR_OK, NULL, "%s: rank %d of %d, %s; the store is at %s, port %d, served by %s",
-               l->launcher, l->rank, l->size, local, l->host, l->port,
-               l->launcher_store ? "the launcher" : "rank 0");
-        if (l->loopback && d->per_node < d->ranks) {
+        if (l->via != RDI_VIA_NONE) {
+            dr_add(d, DR_OK, NULL,
+                   "%s: rank %d of %d, %s; rank 0 serves the store and tells the others where,"
+                   " through the launcher's %s",
+                   l->launcher, l->rank, l->size, local, rdi_via_name(l->via));
+        } else {
+            dr_add(d, DR_OK, NULL,
+                   "%s: rank %d of %d, %s; the store is at %s, port %d, served by %s", l->launcher,
+                   l->rank, l->size, local, l->host, l->port,
+                   l->launcher_store ? "the launcher" : "rank 0");
+        }
+        if (d->offer_error[0] != '\0') {
+            dr_add(d, DR_INFO, NULL, "what the launcher offers to tell where rank 0 is: %s",
+                   d->offer_error);
+        }
+        if (l->via == RDI_VIA_NONE && l->loopback && d->per_node < d->ranks) {
             dr_add(d, DR_ERROR, NULL, "the store's host %s is one that only this host reaches",
                    l->host);
             dr_means(d, "ranks on other hosts never find the store");
@@ -159,7 +172,9 @@ void dr_job_key(struct doctor *d) {
     struct rdi_job job = {.size = d->ranks};
     char source[RDI_KEY_SOURCE] = "";
     rondo_status s = rdi_key_look_for(&d->config, &d->options, &launch, getenv, &job, source);
-    if (s != RONDO_OK) {
+    if (s == RONDO_AGAIN) {
+        dr_add(d, DR_OK, NULL, "the job's key: a random one from %s", source);
+    } else if (s != RONDO_OK) {
         bool home = s == RONDO_ERR_AUTH;
         dr_add(d, home ? DR_WARNING : DR_ERROR, NULL, "%s", rondo_last_error());
         dr_means(d, home ? "ranks started without rondo-run make one at first use, where this home"

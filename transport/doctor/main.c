@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // rondo-doctor's life: what is asked, the checks one after another, the report, the exit code.
+#include "transport/bootstrap/point.h"
 #include "transport/doctor/doctor.h"
 
 #include <errno.h>
@@ -7,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define OFFER_MS 10000 // for the launcher's server to answer
 
 static char *nothing(const char *name) {
     (void)name;
@@ -40,7 +43,12 @@ static void find_place(struct doctor *d) {
     struct rdi_job job = {.rank = 0};
     rdi_host_find(&job);
     snprintf(d->host, sizeof d->host, "%s", job.host);
-    d->launch_status = rdi_discover(&d->config, getenv, &d->launch);
+    d->launch_status = rdi_discover(&d->config, rdi_pmix_getenv, &d->launch);
+    if (d->launch_status == RONDO_OK) {
+        d->launch_status =
+            rdi_point_choose(&d->launch, getenv, OFFER_MS, d->offer_error, sizeof d->offer_error);
+    }
+    rdi_pmix_end(OFFER_MS);
     if (d->launch_status != RONDO_OK) {
         snprintf(d->launch_error, sizeof d->launch_error, "%s", rondo_last_error());
     }
