@@ -6,6 +6,7 @@
 #include "fuzz.h"
 #include "topo/internal.h"
 #include "topo/show/decide.h"
+#include "topo/show/draw.h"
 #include "topo/show/show.h"
 
 static void check_machine(const rondo_topo *t) {
@@ -53,6 +54,29 @@ static void check_text(const rondo_topo *t, void (*print)(struct rdi_text *, con
     rdi_text_free(&out);
 }
 
+// Each box within its parent, each word within its box, and all of it as SVG.
+static void check_picture(const struct rdi_decision *d, const size_t *same) {
+    struct td_picture p;
+    struct rdi_text out = {0};
+    MUST(td_layout(&p, d, same));
+    for (size_t i = 1; i < p.nboxes; i++) {
+        const struct td_box *b = &p.boxes[i], *up = &p.boxes[b->parent];
+        MUST(b->parent >= 0 && (size_t)b->parent < i && b->w > 0 && b->h > 0);
+        MUST(b->x >= up->x && b->y >= up->y && b->x + b->w <= up->x + up->w);
+        MUST(b->y + b->h <= up->y + up->h);
+    }
+    for (size_t i = 0; i < p.ntexts; i++) {
+        const struct td_text *t = &p.texts[i];
+        MUST(t->dx >= 0 && t->dx + t->width <= p.boxes[t->box].w);
+        MUST(t->dy >= 0 && t->dy <= p.boxes[t->box].h);
+    }
+    td_svg(&out, &p);
+    MUST(!out.failed);
+    check_printable(out.buf);
+    rdi_text_free(&out);
+    td_free(&p);
+}
+
 // Whatever the machine is, each rank of a job on two of it has a place, and each ring each rank.
 static void check_decision(const rondo_topo *t) {
     struct rdi_decide_host hosts[2] = {{.name = "a", .topo = t, .ranks = 3},
@@ -85,6 +109,20 @@ static void check_decision(const rondo_topo *t) {
         check_printable(out.buf);
         rdi_text_free(&out);
     }
+    check_picture(d, (const size_t[]){0, 1});
+    rdi_decision_free(d);
+}
+
+// The card of a host that is like others, ranks that are drawn as one.
+static void check_cards(const rondo_topo *t) {
+    static const size_t same[6] = {0};
+    struct rdi_decide_host hosts[6];
+    struct rdi_decision *d = NULL;
+    for (int i = 0; i < 6; i++) {
+        hosts[i] = (struct rdi_decide_host){.name = "a", .topo = t, .ranks = 20};
+    }
+    MUST(rdi_decide(hosts, 6, &d) == RONDO_OK);
+    check_picture(d, same);
     rdi_decision_free(d);
 }
 
@@ -103,6 +141,7 @@ static void topology(const char *text, size_t size) {
     check_text(t, ts_text);
     check_text(t, ts_json);
     check_decision(t);
+    check_cards(t);
     rondo_topo_free(t);
 }
 

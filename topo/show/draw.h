@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // rondo-topo --svg, --png: pictures of hosts and of what is decided on them.
 //
-//   a decision --> draw_cluster.c: hosts in two columns, the rings between them
+//   a decision --> draw_cluster.c: hosts in two columns; draw_card.c: those that are told in short;
+//                  draw_rails.c: the rings between hosts
 //                    --> draw_host.c: one host; draw_cpus.c: its cores; draw_devices.c: bridges, GPUs, NICs;
 //                        draw_ranks.c: which rank uses which NIC, and the way of each ring through the host
 //              --> a picture: boxes, texts and lines with their places --> draw_svg.c, draw_png.c

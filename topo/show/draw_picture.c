@@ -43,12 +43,16 @@ static size_t character(const char *s) {
     return n ? n : 1;
 }
 
-// Names that somebody typed may be anything; what is drawn is text. The ends of lines stay.
+// Names that somebody typed may be anything; what is drawn is text, without control characters but ends of lines.
 static void clean(char *s) {
-    for (; *s != '\0'; s += character(s)) {
-        bool wrong = rdi_utf8_character((unsigned char *)s) == 0 ||
-                     ((unsigned char)*s < ' ' && *s != '\n');
-        *s = wrong || *s == 0x7f ? '?' : *s;
+    for (size_t n; *s != '\0'; s += n) {
+        const unsigned char *u = (const unsigned char *)s;
+        bool wrong = rdi_utf8_character(u) == 0 || (*u < ' ' && *u != '\n') || *u == 0x7f ||
+                     (*u == 0xc2 && u[1] < 0xa0);
+        n = character(s);
+        if (wrong) {
+            memset(s, '?', n);
+        }
     }
 }
 
