@@ -210,6 +210,44 @@ def mpiexec_in_slurm(c):
     check_report(job.text(), 4)
 
 
+# ---- Where rank 0 tells the others where it is -----------------------------------------------------
+
+
+def check_told(c, *command, **how):
+    """Two ranks on each of two nodes whose names mean nothing, and which have no home: neither address nor key are known."""
+    c.here.write_names([cluster.HEAD])
+    try:
+        check_probe(c.run("env", "-u", "HOME", *command, **how), 4)
+    finally:
+        c.here.write_names(c.here.names)
+
+
+def told_by_pmix(c):
+    """srun --mpi=pmix, without names and keys: rank 0 tells both through PMIx"""
+    need_pmix(c)
+    check_told(c, "srun", "--mpi=pmix", "-N", 2, "-n", 4, c.probe)
+
+
+def told_by_pmi(c):
+    """srun --mpi=pmi2, without names and keys: rank 0 tells both through PMI"""
+    check_told(c, "srun", "--mpi=pmi2", "-N", 2, "-n", 4, c.probe)
+
+
+def told_by_open_mpi(c):
+    """Open MPI's mpirun over two hosts, no address and no key: rank 0 tells both through PMIx"""
+    need("mpirun.openmpi", "openmpi-bin")
+    done = c.run("mpirun.openmpi", "--host", "node1:2,node2:2", "env", "-u", "HOME", c.probe, where="node1")
+    check_probe(done, 4, cluster.NODES[:2])
+
+
+def told_by_hydra(c):
+    """MPICH's mpiexec over two hosts, no address and no key: rank 0 tells both through PMI"""
+    need("mpiexec.hydra", "mpich")
+    done = c.run("mpiexec.hydra", "-launcher", "ssh", "-hosts", "node1:2,node2:2", "-n", 4, "env", "-u", "HOME", c.probe,
+                 where="node1")
+    check_probe(done, 4, cluster.NODES[:2])
+
+
 # ---- Scripts for schedulers that are not here, with what these would set ---------------------------
 
 
@@ -236,4 +274,5 @@ def lsf_script(c):
 CASES = (srun_even, srun_uneven, srun_cyclic, srun_one_node, srun_single, srun_pmi2, srun_pmix, srun_steps, srun_train,
          srun_conform, srun_doctor, srun_het, srun_bare, batch_script, srun_names, srun_memlock,
          rondo_run_in_srun, by_hand, torchrun_variables,
-         page_scripts, pbs_script, lsf_script, mpirun_one_host, mpirun_hosts, mpirun_in_slurm, mpiexec_one_host, mpiexec_hosts, mpiexec_in_slurm)
+         page_scripts, pbs_script, lsf_script, mpirun_one_host, mpirun_hosts, mpirun_in_slurm, mpiexec_one_host, mpiexec_hosts, mpiexec_in_slurm,
+         told_by_pmix, told_by_pmi, told_by_open_mpi, told_by_hydra)
