@@ -4,6 +4,7 @@
 #include "ring/internal.h"
 #include "ring/record/observe.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -189,6 +190,22 @@ static rondo_status assemble(struct rdi_engine *e, struct rdi_bootstrap *b, stru
     return s == RONDO_OK ? rdi_comm_first_barrier(*c, UINT64_MAX) : s;
 }
 
+// "rank 3 (host a, pid 7)"
+static size_t name_length(const char *text) {
+    const char *end = strncmp(text, "rank ", 5) == 0 ? strchr(text, ')') : NULL;
+    return end ? (size_t)(end - text) + 1 : 0;
+}
+
+// The watch names the lowest of those that are lost. Before all were connected some of them may have given up because of
+// the one that really was.
+static void blame_the_first(struct rdi_bootstrap *b) {
+    char seen[RDI_ERROR_TEXT], first[RDI_ERROR_TEXT];
+    snprintf(seen, sizeof seen, "%s", rondo_last_error());
+    bool known = rdi_bootstrap_first_lost(b, first) == RONDO_OK;
+    size_t n = known ? name_length(first) : 0;
+    rdi_set_last_error(n > 0 && strncmp(seen, first, n) != 0 ? first : seen);
+}
+
 // On the watch's thread.
 static void on_news(void *arg) {
     const struct rdi_engine *e = arg;
@@ -239,6 +256,9 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     }
     if (s == RONDO_OK) {
         s = e->incarnation > 0 ? enter(e, b, &plan, &d, &c) : assemble(e, b, &plan, &d, &c);
+    }
+    if (s == RONDO_ERR_PEER && d && e->incarnation == 0) {
+        blame_the_first(b);
     }
     if (s == RONDO_OK && strcmp(options->str[RDI_OPT_PROGRESS], "thread") == 0) {
         s = rdi_driver_start_thread(d);

@@ -80,15 +80,17 @@ static void answer(void) {
     if (n < RDI_STORE_REQUEST_HEAD || rdi_store_decode_request(request, &r) != NULL) {
         return;
     }
-    while (r.op == RDI_STORE_LEAVE) { // which has no answer
-        size_t used = RDI_STORE_REQUEST_HEAD + r.key_len + r.value_len;
+    size_t used = RDI_STORE_REQUEST_HEAD + r.key_len + r.value_len;
+    // Leaving has no answer; and what was said too much before may have been taken for the answer to another one.
+    while (r.op == RDI_STORE_LEAVE || n > used) {
         request += used;
         n -= used;
         if (n < RDI_STORE_REQUEST_HEAD || rdi_store_decode_request(request, &r) != NULL) {
             return;
         }
+        used = RDI_STORE_REQUEST_HEAD + r.key_len + r.value_len;
     }
-    MUST(n == RDI_STORE_REQUEST_HEAD + r.key_len + r.value_len);
+    MUST(n == used);
     uint8_t what = take_byte(&in);
     struct rdi_store_response response = {.status = what & 0x40 ? RONDO_ERR_TIMEOUT : RONDO_OK};
     response.value_len = r.op == RDI_STORE_GET && response.status == RONDO_OK ? what : 0;

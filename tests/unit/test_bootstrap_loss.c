@@ -121,6 +121,19 @@ static rondo_status exchange(struct rdi_bootstrap *b, const char *name) {
     return s;
 }
 
+// Who asks later, when others have ended as well, hears of the same rank.
+static rondo_status ask_again(const struct script *t, struct rdi_bootstrap *b) {
+    char said[RDI_ERROR_TEXT], first[RDI_ERROR_TEXT];
+    snprintf(said, sizeof said, "%s", rondo_last_error());
+    rondo_status s = rdi_bootstrap_first_lost(b, first);
+    bool store_lives = t->victim > 0 || (t->launcher && t->victim == 0);
+    if (store_lives && (s != RONDO_OK || strncmp(first, said, strcspn(said, ")")) != 0)) {
+        return rdi_fail(RONDO_ERR_INTERNAL, "the store said '%s', and then '%s'", said, first);
+    }
+    rdi_set_last_error(said);
+    return RONDO_ERR_PEER;
+}
+
 // Place and store come from the environment, as a launcher has it.
 static rondo_status meet(const struct script *t, int rank) {
     rondo_config config = RONDO_CONFIG_INIT;
@@ -147,6 +160,7 @@ static rondo_status meet(const struct script *t, int rank) {
         sleep_ms(t->busy_ms);
     }
     s = s == RONDO_OK ? exchange(b, "second") : s;
+    s = s == RONDO_ERR_PEER && rank != t->victim ? ask_again(t, b) : s;
     rdi_bootstrap_close(b);
     rdi_job_clear(&job);
     return s;

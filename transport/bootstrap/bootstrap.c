@@ -2,6 +2,7 @@
 // From nothing to a job: place, key, store, the first meeting; and the way back.
 #include "transport/bootstrap/exchange.h"
 #include "transport/bootstrap/point.h"
+#include "transport/bootstrap/store_client.h"
 #include "transport/bootstrap/store_wire.h"
 
 #include <errno.h>
@@ -14,6 +15,7 @@
 #define MS 1000000u
 #define LINGER_MS 3000 // rank 0's patience with ranks that still read
 #define PMIX_LEAVE_MS 5000
+#define FIRST_LOST_MS 200 // the store's answer is at hand, or the store is gone as well
 
 // ---- The store ----------------------------------------------------------------------------------
 
@@ -335,6 +337,27 @@ rondo_status rdi_bootstrap_exchange(struct rdi_bootstrap *b, const char *name, c
     all[0] = copy;
     lens[0] = len;
     return RONDO_OK;
+}
+
+// Ranks that gave up because of a loss end, too, and to who sees that from elsewhere they may all look lost: the store
+// has seen who was the first.
+rondo_status rdi_bootstrap_first_lost(struct rdi_bootstrap *b, char text[RDI_ERROR_TEXT]) {
+    bool answered = false;
+    void *value = NULL;
+    size_t len;
+    text[0] = '\0';
+    if (b->own == NULL) {
+        return RONDO_AGAIN;
+    }
+    rondo_status s = rdi_store_ask(b->own, RDI_STORE_GET, "rondo/lost", NULL, 0, 0,
+                                   rdi_after_ms(b, FIRST_LOST_MS), "asking who was lost first",
+                                   &answered, &value, &len);
+    if (answered && s == RONDO_ERR_PEER && len > 0) {
+        snprintf(text, RDI_ERROR_TEXT, "%s", (const char *)value);
+        rdi_printable(text, RDI_ERROR_TEXT);
+    }
+    free(value);
+    return text[0] != '\0' ? RONDO_OK : RONDO_AGAIN;
 }
 
 static void close_within(struct rdi_bootstrap *b, int ms) {

@@ -192,6 +192,8 @@ int rdi_w_coordinator(const struct rdi_watch *w);
 void rdi_w_evidence(struct rdi_watch *w, int rank, enum rdi_watch_cause cause, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 void rdi_w_clear(struct rdi_watch *w, int rank);
+// A rank has left, perhaps the one that knew that those live who are silent here: they are given a beat to be heard.
+void rdi_w_look_again(struct rdi_watch *w);
 // This process did not run for that long.
 void rdi_w_gap(struct rdi_watch *w, uint64_t now, uint64_t gap);
 int rdi_w_member_progress(struct rdi_watch *w, uint64_t now);

@@ -329,6 +329,7 @@ static int link_state(struct rdi_watch *w, int rank, uint64_t now) {
         rdi_w_unlink(w, rank, false);
         r->left = true;
         r->left_since = now;
+        rdi_w_look_again(w);
         r->wanted = r->watched = false;
         rdi_w_drop_out(r);
         rdi_w_tell(w);

@@ -99,6 +99,14 @@ void rdi_w_clear(struct rdi_watch *w, int rank) {
     r->own = false;
 }
 
+void rdi_w_look_again(struct rdi_watch *w) {
+    uint64_t now = rdi_w_now(w);
+    for (int i = 0; i < w->size; i++) {
+        struct rdi_w_rank *r = &w->ranks[i];
+        r->since = r->cause == RDI_CAUSE_SILENT ? now : r->since;
+    }
+}
+
 int rdi_w_coordinator(const struct rdi_watch *w) {
     for (int r = 0; r < w->size; r++) {
         if (r == w->rank || (rdi_w_live(w, r) && w->ranks[r].cause == RDI_CAUSE_NONE &&
@@ -281,7 +289,7 @@ static void commit_if_whole(struct rdi_watch *w) {
     }
     const struct rdi_w_decision d = all_prior ? w->prior_decision : w->proposal;
     if (w->proposal.ask) {
-        cut_off(w, &d);
+        cut_off(w, &w->proposal);
     } else if (majority_of(w, &d) == MAJORITY) {
         rdi_w_on_commit(w, w->rank, &d);
     }
@@ -316,7 +324,8 @@ void rdi_w_on_alive(struct rdi_watch *w, int from, const struct rdi_w_alive *m) 
     if (r->cause == RDI_CAUSE_SILENT && rdi_w_now(w) >= r->alive_until + w->timeout_ns) {
         rdi_log(&w->env, RONDO_LOG_WARN,
                 "%s is silent here but %s hears it: it lives, the path to it is lost",
-                rdi_w_who(w, (int)m->rank, a, sizeof a), rdi_w_who(w, from, b, sizeof b));
+                rdi_w_who(w, (int)m->rank, a, sizeof a),
+                rdi_w_who(w, m->via > 0 ? (int)m->via - 1 : from, b, sizeof b));
     }
     rdi_w_lives_behind(w, (int)m->rank, (int)m->via - 1);
     w->proposing = false;
