@@ -305,9 +305,13 @@ void rdi_comm_ctrl(struct rondo_comm *c, struct rdi_edge *e, unsigned type, cons
         memcpy(&m, msg, sizeof m);
         rdi_printable(m.text, sizeof m.text);
         e->abort_got = true;
+        char who[128];
+        if (m.text[0] == '\0') {
+            snprintf(m.text, sizeof m.text, "%s ended the communicator without a reason",
+                     rdi_comm_who(c, e->peer, who, sizeof who));
+        }
         if (m.status == RONDO_ERR_PARTITIONED) {
             // Its side had to stop; whether this rank has to, its own watch knows.
-            char who[128];
             rdi_comm_fail_link(c, e->peer, RONDO_ERR_PEER, "%s had to stop: %s",
                                rdi_comm_who(c, e->peer, who, sizeof who), m.text);
             return;
