@@ -17,10 +17,11 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
         {"transport", "enum", "auto", "auto|shm|tcp|verbs",
          "wire between ranks; auto: shared memory within a host, between hosts RDMA (verbs)"
          " where both have it, else TCP"},
-    [RDI_OPT_INTERFACE] =
-        {"interface", "string", "", "names or subnets joined by '+'",
-         "network interfaces to use, such as eth0 or 10.0.0.0/8+fd00::/8; empty: all"
-         " except loopback, docker's and link-local ones"},
+    [RDI_OPT_INTERFACE] = {"interface", "string", "", "names or subnets joined by '+'",
+                           "network interfaces to use, such as eth0 or 10.0.0.0/8+fd00::/8; empty: "
+                           "those decided for the"
+                           " rank, and where they do not lead all others except loopback, docker's "
+                           "and link-local ones"},
     [RDI_OPT_FAMILY] = {"family", "enum", "auto", "auto|ipv4|ipv6",
                         "address family; auto: IPv4 before IPv6"},
     [RDI_OPT_TCP_SOCKETS] = {"tcp_sockets", "int", "1", "1..8",
@@ -64,9 +65,10 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
         {"encrypt", "bool", "no", "yes|no",
          "all that ranks tell each other over TCP is encrypted; RDMA, which cannot, is"
          " not used then; the same on all ranks"},
-    [RDI_OPT_DEVICE] = {"device", "string", "",
-                        "names of RDMA devices, name or name:port, joined by '+'",
-                        "RDMA ports to use, such as mlx5_0+mlx5_1:2; empty: all that are active"},
+    [RDI_OPT_DEVICE] =
+        {"device", "string", "", "names of RDMA devices, name or name:port, joined by '+'",
+         "RDMA ports to use, such as mlx5_0+mlx5_1:2; empty: those decided for the rank, and"
+         " where they do not lead all others that are active"},
     [RDI_OPT_VERBS_MODE] =
         {"verbs_mode", "enum", "auto", "auto|imm|split|send",
          "how a message travels: one write with immediate, a write and an empty write with"

@@ -257,7 +257,7 @@ def ports(folder):
     only = ("--only", "rdma", "--transport", "verbs")
     result = report(*only, code=0, env=fake(folder, devices=2))
     result.find("rdma.ports", "ok", "RoCE, active", subject="fake0:1")
-    result.find("rdma.ports", "ok", "a job uses fake0:1, fake1:1", "fastest first")
+    result.find("rdma.ports", "ok", "a job uses fake0:1, fake1:1", "decided NICs first, then the fastest")
     # Index 3 is the IPv4 address in version 2; lower ones are older or link-local.
     result.find("rdma.ports", "ok", "GID 3, 10.77.", "RoCE v2", subject="fake0:1")
     result.find("rdma.ports", "ok", "opens", subject="fake1:1")

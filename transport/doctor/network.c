@@ -76,6 +76,15 @@ static void describe_others(struct doctor *d, const struct rdi_netif *list, size
     }
 }
 
+// Of its interface, which may have addresses of both families.
+static bool is_first(const struct rdi_netif *list, size_t i) {
+    size_t first = 0;
+    while (strcmp(list[first].name, list[i].name) != 0) {
+        first++;
+    }
+    return first == i;
+}
+
 void dr_network_interfaces(struct doctor *d) {
     struct rdi_netif list[NETIFS];
     size_t n = 0;
@@ -88,12 +97,18 @@ void dr_network_interfaces(struct doctor *d) {
         dr_remedy(d, "bring an interface up, or correct RONDO_INTERFACE and RONDO_FAMILY");
         return;
     }
-    bool outside = false;
+    unsigned outside = 0;
     for (size_t i = 0; i < n; i++) {
         describe(d, &list[i], (unsigned)i + 1);
-        outside = outside || !list[i].loopback;
+        outside += !list[i].loopback && is_first(list, i);
     }
-    if (!outside) {
+    if (outside > 1 && d->options.str[RDI_OPT_INTERFACE][0] == '\0') {
+        dr_add(d, DR_INFO, NULL,
+               "of %u interfaces each rank prefers those that are near to its GPU or memory; "
+               "rondo-topo --decide shows which, and the log of each rank",
+               outside);
+    }
+    if (outside == 0) {
         dr_add(d, several ? DR_ERROR : DR_INFO, NULL, "there is only the loopback interface");
         dr_means(d, "no other host can be reached");
         dr_remedy(d,

@@ -244,8 +244,9 @@ static void say_choice(struct doctor *d, const struct rdi_ibv *v,
             (size_t)snprintf(text + used, sizeof text - used, "%s%s", i > 0 ? ", " : "", subject);
     }
     dr_add(d, DR_OK, NULL, "a job uses %s (%s, at most %u)", text,
-           d->options.str[RDI_OPT_DEVICE][0] != '\0' ? "option device says so"
-                                                     : "what is active, the fastest first",
+           d->options.str[RDI_OPT_DEVICE][0] != '\0'
+               ? "option device says so"
+               : "what is active, a rank's decided NICs first, then the fastest",
            RDI_VERBS_RAILS);
     for (unsigned i = 0; i < count; i++) {
         const struct rdi_verbs_port *p = &ports[chosen[i]];

@@ -24,6 +24,15 @@
 
 // ---- Opening -------------------------------------------------------------------------------------
 
+// The first address of the same interface.
+static size_t first_of(const struct rdi_netif *list, size_t i) {
+    size_t first = 0;
+    while (strcmp(list[first].name, list[i].name) != 0) {
+        first++;
+    }
+    return first;
+}
+
 static void take_address(struct rdi_tcp_blob *self, const struct rdi_rails *rails,
                          const struct rdi_netif *list, size_t i) {
     struct rdi_tcp_addr *a = &self->addr[self->count++];
@@ -33,11 +42,7 @@ static void take_address(struct rdi_tcp_blob *self, const struct rdi_rails *rail
     a->preferred = !a->loopback && rdi_rails_net(rails, list[i].name) != NULL;
     a->scope = list[i].scope;
     memcpy(a->ip, list[i].addr, a->family == 4 ? 4 : 16);
-    size_t device = 0;
-    while (strcmp(list[device].name, list[i].name) != 0) {
-        device++;
-    }
-    a->device = (uint8_t)device;
+    a->device = (uint8_t)first_of(list, i);
 }
 
 // Chooses the addresses, those of decided NICs first; when there are too many, one of loopback stays among them.
@@ -66,8 +71,7 @@ static void tell_rails(const struct rdi_net_params *p, const struct rdi_netif *l
     unsigned found = 0;
     for (size_t i = 0; i < n; i++) {
         const struct rdi_rail *r = rdi_rails_net(p->rails, list[i].name);
-        bool again = i > 0 && strcmp(list[i - 1].name, list[i].name) == 0;
-        if (r != NULL && !list[i].loopback && !again) {
+        if (r != NULL && !list[i].loopback && first_of(list, i) == i) {
             rdi_log(&p->env, RONDO_LOG_INFO, "tcp: rank %d prefers %s: %s", p->job->rank,
                     list[i].name, r->why);
             found++;

@@ -96,6 +96,33 @@ def rail(lab):
     return [result("one of two rails cut for good", step, summary, complaint, detail)]
 
 
+def rails_equal(lab):
+    """Two ports carry the same part of large messages, by the interfaces below. Packets by the devices are shown, too:
+    those of credit and its acknowledgement are all on the first one."""
+    say("two rails carry equal parts")
+    perf = f"{lab.program('rondo-perf')} all_reduce --transport verbs -b 8M -e 8M --iters 3 -w 1"
+    counters = ("/sys/class/net/eth$r/statistics/tx_bytes", "/sys/class/infiniband/rxe$r/ports/1/hw_counters/sent_pkts")
+    read = "for r in 0 1; do echo counted $1 $r $(cat " + " ".join(counters) + "); done"
+    command = f"count() {{ {read}; }}; count before && {perf} && count after"
+    step = Step("all_reduce", command, 200)
+    summary = lab.boot([step], "--rails", 2, environment=VERBS)
+    complaint, shown = "", []
+    for rank in range(2):
+        found = {
+            (when, int(r)): (int(size), int(packets))
+            for when, r, size, packets in re.findall(r"^counted (\w+) (\d) (\d+) (\d+)$", step.text(rank), re.M)
+        }
+        if len(found) != 4:
+            return [result("two rails, equal parts", step, summary, "no counters: " + step.text(rank)[-300:], "")]
+        grown = [[found["after", r][k] - found["before", r][k] for r in (0, 1)] for k in (0, 1)]
+        apart = [abs(a - b) / max(a, b, 1) for a, b in grown]
+        if apart[0] >= 0.05 or grown[0][0] < 8 << 20:
+            complaint = complaint or f"host {rank}: bytes {grown[0]}, packets {grown[1]}"
+        sizes = " and ".join(f"{b / 1e6:.1f}" for b in grown[0])
+        shown.append(f"host {rank} sent {sizes} MB, {100 * apart[0]:.1f} % apart (packets {100 * apart[1]:.1f} %)")
+    return [result("two rails, equal parts", step, summary, complaint, "; ".join(shown))]
+
+
 def kill(lab, nodes, ranks):
     """All survivors stop in time, and name the dead host and one of its ranks."""
     dead = nodes - 1
