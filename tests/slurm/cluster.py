@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A Slurm cluster on this machine: a head and some nodes, each with a network and a host name of its own.
 
-Everything lies in a process, a mount and a network namespace of this program, and in one folder, so nothing of it is left,
-however it ends; a Slurm or munge of the system is not touched.
+Everything lies in a process, a mount and a network namespace of this program, files too, so nothing of it is left, however
+it ends; a Slurm or munge of the system is not touched.
 """
 
 import ctypes
@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "fault"))
 import hosts  # noqa: E402
 
-MARK = "RONDO_SLURM_FOLDER"
+MARK = "RONDO_SLURM_CONTAINED"
 CLONE_NEWNS, CLONE_NEWPID = 0x20000, 0x20000000
 NODES = ["node1", "node2", "node3", "node4"]
 HEAD = "head"
@@ -57,27 +56,28 @@ def contain():
         hosts.isolate()
         if hosts.missing():
             raise NotHere(hosts.missing())
-        return Path(os.environ[MARK])
+        folder = Path("/run/rondo")   # a tmpfs that only this program sees
+        folder.mkdir()
+        return folder
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWPID | CLONE_NEWNS) != 0:
         raise NotHere(f"process namespaces are not permitted: {os.strerror(ctypes.get_errno())}")
-    folder = tempfile.mkdtemp(prefix="rondo-slurm-")
     pid = os.fork()
     if pid == 0:
-        first_process(folder)
+        first_process()
+    asked = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda n, _: os.kill(pid, signal.SIGKILL))
+        signal.signal(number, lambda n, _: (asked.append(n), os.kill(pid, signal.SIGKILL)))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])   # the kernel has ended all others by then
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(code if code >= 0 else 128 - code)
+    os._exit(128 + asked[0] if asked else code if code >= 0 else 128 - code)
 
 
-def first_process(folder):
+def first_process():
     """Process 1 of the namespace: takes leave of all that end there."""
     hosts.die_with_parent()
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
-    os.environ[MARK] = folder
+    os.environ[MARK] = "yes"
     child = os.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, *sys.argv])
@@ -146,7 +146,6 @@ class Cluster:
     def start(self):
         for name in ("home/bin", "home/rondo", "munge", "state", "log", *(f"{x}/{n}" for x in ("spool", "tmp") for n in NODES)):
             (self.folder / name).mkdir(parents=True)
-        self.folder.chmod(0o755)
         self.home.chmod(0o700)
         for i, name in enumerate(self.names):
             self.anchors[name] = subprocess.Popen(

@@ -104,24 +104,26 @@ def time_limit(c):
     expect(saved < int(again()[0]) <= saved + 100, f"it went on at {again()[0]}, not after {saved}")
 
 
-def timeout_stops(c, *launcher):
-    """The launcher gets SIGTERM by timeout(1), as the page has it; the ranks save and end."""
-    done = c.run("timeout", "-s", "TERM", 3, *launcher, "./train_gpt", "--data", "corpus.txt", *TRAIN, "--steps", 100000000,
-                 "--quiet", "--checkpoint", "saved", where="node1")
-    expect(done.returncode == 124, f"exit code {done.returncode}")
-    expect("stopped by SIGTERM" in done.stdout and (c.folder / "saved").exists(), "there is no checkpoint")
+def stop_launcher(c, *launcher):
+    """The launcher gets SIGTERM, as timeout(1) would send it; the ranks save and end."""
+    job = c.start(*launcher, "./train_gpt", "--data", "corpus.txt", *TRAIN, "--steps", 100000000, "--checkpoint", "saved",
+                  where="node1")
+    c.until(lambda: "step " in job.text(), "the job trains", 30)
+    job.process.terminate()
+    c.until(job.over, "the launcher ends", 20)
+    expect("stopped by SIGTERM" in job.text() and (c.folder / "saved").exists(), "there is no checkpoint")
 
 
-def mpirun_timeout(c):
-    """timeout -s TERM mpirun: train_gpt writes its checkpoint before mpirun kills it"""
+def mpirun_stopped(c):
+    """SIGTERM for mpirun: train_gpt writes its checkpoint before mpirun kills it"""
     need("mpirun.openmpi", "openmpi-bin")
-    timeout_stops(c, "mpirun.openmpi", "--oversubscribe", "-n", 4)
+    stop_launcher(c, "mpirun.openmpi", "--oversubscribe", "-n", 4)
 
 
-def mpiexec_timeout(c):
-    """timeout -s TERM mpiexec: train_gpt writes its checkpoint before mpiexec kills it"""
+def mpiexec_stopped(c):
+    """SIGTERM for mpiexec: train_gpt writes its checkpoint before mpiexec kills it"""
     need("mpiexec.hydra", "mpich")
-    timeout_stops(c, "mpiexec.hydra", "-n", 4)
+    stop_launcher(c, "mpiexec.hydra", "-n", 4)
 
 
 # ---- Drained -------------------------------------------------------------------------------------
@@ -149,4 +151,4 @@ def batch(c):
 
 
 LONG = (cancel_stubborn, lost_node, time_limit)
-CASES = (batch, lost_task, lost_node, cancel, cancel_stubborn, drain, mpirun_timeout, mpiexec_timeout, time_limit)
+CASES = (batch, lost_task, lost_node, cancel, cancel_stubborn, drain, mpirun_stopped, mpiexec_stopped, time_limit)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Each launcher tells a rank in its own way who it is; the same program finds it out under all of them."""
 
+import re
+
 import cluster
 import page
 from case import TRAIN, Skipped, check_probe, check_places, check_report, expect, need
@@ -81,11 +83,20 @@ def srun_conform(c):
     expect(done.returncode == 0 and "ok 1" in done.stdout, "a check failed")
 
 
+def told_by_doctor(c, name, ranks, *launcher, **more):
+    """What rondo-doctor says below a launcher: rank, size and the local rank, of which nothing else tells."""
+    done = c.run(*launcher, c.o.build / "rondo-doctor", "--only", "job", "--ranks-per-node", 2, **more)
+    found = re.findall(rf"{name}: rank (\d+) of {ranks}, local rank (\d+)", done.stdout)
+    expect(sorted(int(rank) for rank, _ in found) == list(range(ranks)), f"it tells of ranks {found}")
+    return {int(rank): int(local) for rank, local in found}
+
+
 def srun_doctor(c):
-    """srun rondo-doctor: says on each node which rank of how many a program would be there"""
-    done = c.run("srun", "-N", 2, "-n", 2, "--label", c.o.build / "rondo-doctor", "--only", "job", "--ranks-per-node", 1)
-    for rank in (0, 1):
-        expect(f"Slurm: rank {rank} of 2" in done.stdout, f"nothing of rank {rank}")
+    """srun rondo-doctor: tells rank and local rank on each node"""
+    local = told_by_doctor(c, "Slurm", 4, "srun", "-N", 2, "--ntasks-per-node", 2)
+    expect(local == {0: 0, 1: 1, 2: 0, 3: 1}, f"local ranks {local}")
+    local = told_by_doctor(c, "Slurm", 4, "srun", "-N", 2, "--ntasks-per-node", 2, "--distribution=cyclic")
+    expect(local == {0: 0, 1: 0, 2: 1, 3: 1}, f"local ranks, dealt in turn: {local}")
 
 
 def srun_het(c):
@@ -170,6 +181,8 @@ def mpirun_one_host(c):
     """Open MPI's mpirun -n 4 on one host: all ranks share memory"""
     need("mpirun.openmpi", "openmpi-bin")
     check_probe(c.run("mpirun.openmpi", "--oversubscribe", "-n", 4, c.probe, where="node1"), 4, ["node1"])
+    local = told_by_doctor(c, "Open MPI", 4, "mpirun.openmpi", "--oversubscribe", "-n", 4, where="node1")
+    expect(local == {0: 0, 1: 1, 2: 2, 3: 3}, f"local ranks {local}")
 
 
 def mpirun_hosts(c):
@@ -192,6 +205,8 @@ def mpiexec_one_host(c):
     """MPICH's mpiexec -n 4 on one host: all ranks share memory"""
     need("mpiexec.hydra", "mpich")
     check_probe(c.run("mpiexec.hydra", "-n", 4, c.probe, where="node1"), 4, ["node1"])
+    local = told_by_doctor(c, "Hydra", 4, "mpiexec.hydra", "-n", 4, where="node1")
+    expect(local == {0: 0, 1: 1, 2: 2, 3: 3}, f"local ranks {local}")
 
 
 def mpiexec_hosts(c):
