@@ -186,7 +186,7 @@ def mpirun_one_host(c):
 
 
 def mpirun_hosts(c):
-    """Open MPI's mpirun over two hosts through ssh"""
+    """Open MPI's mpirun over two hosts through ssh, with MASTER_ADDR"""
     need("mpirun.openmpi", "openmpi-bin")
     done = c.run("mpirun.openmpi", "--host", "node1:2,node2:2", "-x", "MASTER_ADDR", c.probe,
                  env={"MASTER_ADDR": "node1"}, where="node1")
@@ -210,7 +210,7 @@ def mpiexec_one_host(c):
 
 
 def mpiexec_hosts(c):
-    """MPICH's mpiexec over two hosts through ssh"""
+    """MPICH's mpiexec over two hosts through ssh, with MASTER_ADDR"""
     need("mpiexec.hydra", "mpich")
     done = c.run("mpiexec.hydra", "-launcher", "ssh", "-hosts", "node1:2,node2:2", "-n", 4, c.probe,
                  env={"MASTER_ADDR": "node1"}, where="node1")
