@@ -104,7 +104,7 @@ static void draw_gpu(struct td_host *s, device d, int parent, int zone, int y) {
         ts_size(&more, d->memory);
     }
     int pill = pills(s, box, zone, s->gpu_ranks[i], n, y + 5, 0);
-    int beside = TD_GPU_W - 14 - pill, below = n > 1 ? beside : TD_GPU_W - 12;
+    int beside = TD_GPU_W - 14 - pill, below = n > 1 && n <= TD_MOST_PILLS ? beside : TD_GPU_W - 12;
     td_write(s->p, box, 6, 15, TD_BODY, true, beside, d->name);
     td_write(s->p, box, 6, 29, TD_SMALL, false, below, d->model);
     td_write(s->p, box, 6, 41, TD_SMALL, false, below, td_keep(s->p, &more));

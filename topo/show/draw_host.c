@@ -133,13 +133,15 @@ static int draw_numa(struct td_host *s, int k, int parent, int y) {
     int left = panel(s, box, y + 2, true, td_keep(s->p, &head));
     left = panel(s, box, left, false,
                  n->pus > 0 ? td_say(s->p, "CPUs %s", n->cpus) : "no CPU that may be used");
-    left = panel(s, box, left, false, n->allowed ? memory_of(s, k) : "memory may not be used");
+    const char *memory = n->allowed ? memory_of(s, k) : "memory may not be used";
+    left = panel(s, box, left, false, memory);
     left = td_cpus_draw(s, k, box, left + 5);
     int right = td_devices_draw(s, k, box, y + NUMA_PAD + 2);
     int end = (left > right - 4 ? left : right - 4) + NUMA_PAD;
     td_at(s->p, box)->h = end - y;
     td_at(s->p, box)->faint = !n->allowed;
-    td_at(s->p, box)->tip = td_say(s->p, "NUMA node %d, processors %s", n->os_index, n->cpus);
+    td_at(s->p, box)->tip =
+        td_say(s->p, "NUMA node %d, processors %s\n%s", n->os_index, n->cpus, memory);
     return end;
 }
 

@@ -36,7 +36,7 @@ static void sign_box(struct legend *l, enum td_kind kind, bool faint, const char
     int box = td_box(l->p, kind, l->box, at.x - w / 2, at.y - h / 2, w, h);
     td_at(l->p, box)->faint = faint;
     td_at(l->p, box)->dark = kind == TD_CORE && inside[0] != '\0';
-    td_centre(l->p, box, 0, h / 2 + 3, 8, w, kind == TD_NIC ? TD_SOFT : TD_WHITE, inside);
+    td_centre(l->p, box, 0, h / 2 + 3, 8, w, TD_WHITE, inside);
 }
 
 static void sign_line(struct legend *l, enum td_look look, bool arrow, const char *words) {
@@ -107,7 +107,8 @@ static void distances(struct legend *l, const struct rdi_decision *d) {
 int td_legend(struct td_picture *p, const struct rdi_decision *d, int y, int w) {
     bool use = has_line(p, TD_USE), use_far = has_line(p, TD_USE_FAR), way = has_line(p, TD_WAY);
     bool rail = has_line(p, TD_RAIL), busy = has_box(p, TD_CORE, false, true);
-    bool idle = has_box(p, TD_NIC, true, false), kept = has_box(p, TD_CORE, true, false);
+    bool idle = has_box(p, TD_NIC, true, false) || has_box(p, TD_GPU, true, false),
+         kept = has_box(p, TD_CORE, true, false);
     bool cores = has_box(p, TD_CORE, false, false);
     struct legend l = {.p = p, .box = td_box(p, TD_KEY, 0, MARGIN, y, w - 2 * MARGIN, 0)};
     l.x = MARGIN + 8;
@@ -124,7 +125,7 @@ int td_legend(struct td_picture *p, const struct rdi_decision *d, int y, int w) 
         sign_box(&l, TD_CORE, true, "", "a core that may not be used");
     }
     if (idle) {
-        sign_box(&l, TD_NIC, true, "NIC", "not used");
+        sign_box(&l, TD_NIC, true, "", "not used");
     }
     if (use) {
         sign_line(&l, TD_USE, false, "a rank uses this NIC");
