@@ -146,7 +146,7 @@ static void path(void *cr, const struct td_line *l, struct td_point end) {
 
 static void edge(void *cr, const struct td_line *l) {
     struct td_stroke s = td_stroke_of(l);
-    struct td_point head[3], end = l->at[l->n - 1];
+    struct td_point head[3] = {{0}}, end = l->at[l->n - 1];
     if (l->arrow) {
         td_arrow(l, head, &end);
     }
@@ -161,7 +161,7 @@ static void edge(void *cr, const struct td_line *l) {
 
 static void line(void *cr, const struct td_line *l) {
     struct td_stroke s = td_stroke_of(l);
-    struct td_point head[3], end = l->at[l->n - 1];
+    struct td_point head[3] = {{0}}, end = l->at[l->n - 1];
     if (l->arrow) {
         td_arrow(l, head, &end);
     }

@@ -142,7 +142,7 @@ static void path(struct rdi_text *out, const struct td_line *l, struct td_point 
 
 static void edge(struct rdi_text *out, const struct td_line *l) {
     struct td_stroke s = td_stroke_of(l);
-    struct td_point head[3], end = l->at[l->n - 1];
+    struct td_point head[3] = {{0}}, end = l->at[l->n - 1];
     if (l->arrow) {
         td_arrow(l, head, &end);
     }
@@ -156,7 +156,7 @@ static void edge(struct rdi_text *out, const struct td_line *l) {
 static void line(struct rdi_text *out, const struct td_line *l) {
     static const char *const names[] = {"rail", "use", "use far", "way", "guide"};
     struct td_stroke s = td_stroke_of(l);
-    struct td_point head[3], end = l->at[l->n - 1];
+    struct td_point head[3] = {{0}}, end = l->at[l->n - 1];
     if (l->arrow) {
         td_arrow(l, head, &end);
     }

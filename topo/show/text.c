@@ -123,7 +123,7 @@ static void devices(struct rdi_text *out, const rondo_topo *t, int numa) {
     const rondo_topo_device_info **at = ts_devices_at(t, numa, &n);
     out->failed = out->failed || !at;
     const char *before = NULL;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; at && i < n; i++) {
         const char *way = at[i]->bridges;
         size_t root = ts_way_root(way), shared = ts_way_shared(way);
         bool same_root = before && root == ts_way_root(before) && strncmp(way, before, root) == 0;
