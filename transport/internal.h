@@ -326,6 +326,7 @@ struct rdi_net_params {
     void *extra;                   // sim: the simulated host to live on
     bool
         prompt; // peers listened before their address was given to us: who refuses a connection is gone
+    bool narrow; // tcp: little is said, so each link keeps to one way and the others stand in
 };
 
 // Base of every net.

@@ -626,6 +626,31 @@ static void test_decided_rail_is_dead(void **state) {
     pair_close(&p);
 }
 
+// Where little is said one way is enough, and the others stand in for it.
+static void test_narrow_link(void **state) {
+    (void)state;
+    struct pair p;
+    int busy[8];
+    pair_open(&p, LO ",tcp_sockets=3", LO);
+    give_rails(&p.side[0], 1);
+    give_rails(&p.side[1], 2);
+    p.side[0].net->params.narrow = true;
+    pair_connect(&p);
+    assert_int_equal(rdi_tcp_test_paths(p.link), 1);
+    assert_true(path_goes(p.link, 0, "127.0.1.1:", "127.0.1.2:"));
+    make_deaf((struct rdi_tcp_net *)p.side[1].net, 0, busy);
+    assert_true(rdi_tcp_test_cut(p.link, 0));
+    pair_drive_until(&p, p.link->state == RDI_LINK_LOST);
+    assert_int_equal(p.link->ops->reset(p.link, 1), RONDO_OK);
+    pair_drive_until(&p, pair_link_up(&p));
+    assert_int_equal(rdi_tcp_test_paths(p.link), 1);
+    assert_true(path_goes(p.link, 0, "127.0.2.1:", "127.0.2.2:"));
+    for (int i = 0; i < 8; i++) {
+        close(busy[i]);
+    }
+    pair_close(&p);
+}
+
 // All rails are dead, and the error names them.
 static void test_all_rails_are_dead(void **state) {
     (void)state;
@@ -669,6 +694,7 @@ int main(void) {
         cmocka_unit_test(test_dead_rail),
         cmocka_unit_test(test_decided_rail),
         cmocka_unit_test(test_decided_rail_is_dead),
+        cmocka_unit_test(test_narrow_link),
         cmocka_unit_test(test_all_rails_are_dead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,10 +23,10 @@
 
 // ---- Attempts ------------------------------------------------------------------------------------
 
-// Those of the greatest worth that are not given up.
+// Those of the greatest worth that are not given up, or the first of them.
 static unsigned usable_routes(const struct rdi_tcp_link *l, unsigned out[RDI_TCP_ADDRS]) {
-    unsigned n = 0;
-    for (unsigned i = 0; i < l->nroutes; i++) {
+    unsigned n = 0, most = l->base.net->params.narrow ? 1 : RDI_TCP_ADDRS;
+    for (unsigned i = 0; i < l->nroutes && n < most; i++) {
         if (!l->down[i] && (n == 0 || l->routes[i].worth == l->routes[out[0]].worth)) {
             out[n++] = i;
         }
@@ -98,7 +98,7 @@ void rdi_tcp_connect_start(struct rdi_tcp_link *l) {
         l->tried_at = l->attempt_at;
     }
     l->retry_at = 0;
-    l->npaths = usable * n->sockets;
+    l->npaths = usable * (n->base.params.narrow ? 1 : n->sockets);
     for (unsigned i = 0; i < l->npaths; i++) {
         unsigned route = routes[i % usable];
         int err = -dial(l, i, route);
@@ -143,7 +143,7 @@ static void give_up_rail(struct rdi_tcp_link *l, unsigned route) {
 
 void rdi_tcp_leave_suspect(struct rdi_tcp_link *l) {
     if (l->suspect != 0) {
-        describe_failure(l, l->suspect - 1, 0, "silent, while others answer");
+        describe_failure(l, l->suspect - 1, 0, "silent");
         give_up_rail(l, l->suspect - 1);
         l->suspect = 0;
     }

@@ -213,7 +213,8 @@ void rdi_tcp_link_lost(struct rdi_tcp_link *l, const struct rdi_tcp_path *p, con
         l->base.why[0] = '\0';
     }
     bool silent = err == ETIMEDOUT || err == EHOSTUNREACH || err == ENETUNREACH || err == ENETDOWN;
-    l->suspect = l->base.sender && l->railed && silent ? p->route + 1 : 0;
+    bool knows = l->railed || n->base.params.narrow;
+    l->suspect = l->base.sender && knows && silent ? p->route + 1 : 0;
     if (!l->base.sender) {
         note_ways(l);
     }

@@ -52,7 +52,9 @@ static void look_at(struct rdi_tcp_link *l) {
         }
     }
     if (silent != NULL && l->base.sender && l->others) {
-        rdi_tcp_link_lost(l, silent, "silent; now other ways are tried as well", 0);
+        // No way is better than another where little is said.
+        rdi_tcp_link_lost(l, silent, "silent; now other ways are tried as well",
+                          l->base.net->params.narrow ? ETIMEDOUT : 0);
     }
 }
 

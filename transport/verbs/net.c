@@ -116,6 +116,7 @@ static rondo_status open_inner(struct rdi_verbs_net *n) {
         .self = n, .accept = rdi_verbs_inner_accept, .ctrl = rdi_verbs_inner_ctrl};
     p.options = &n->inner_options;
     p.events = &n->inner_events;
+    p.narrow = true;
     return rdi_tcp_ops.open(&p, &n->inner);
 }
 

@@ -94,7 +94,8 @@ rondo_status rdi_watch_open(const struct rdi_env *env, const struct rdi_options 
                                     .job = &w->job,
                                     .events = &w->events,
                                     .extra = extra,
-                                    .prompt = true};
+                                    .prompt = true,
+                                    .narrow = true};
     rondo_status s = ops->open(&params, &w->net);
     size_t len = sizeof w->self.blob;
     if (s == RONDO_OK) {

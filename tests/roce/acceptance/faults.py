@@ -82,18 +82,16 @@ def outages_ring(lab):
     return outages(lab, name, "ring", [("cut", 1), ("link-down", 0)], ranks=2)
 
 
-def rail(lab):
-    """One of two ports is cut for good: nothing but a short pause."""
-    say("one of two rails is lost")
+def rail(lab, which):
+    """One of two ports is cut for good: nothing but a pause. On the first one all that is said beside data goes, too."""
+    say(f"rail {which} of two is lost")
     step = job(lab, "ring", 25)
-    summary = lab.boot(
-        [step], "--rails", 2, "--cut", "1:1@10", environment=VERBS
-    )
+    summary = lab.boot([step], "--rails", 2, "--cut", f"1:{which}@10", environment=PATIENT)
     on = re.findall(r"is up again \(epoch \d+, 1 of 2 pairs of ports", step.text())
     complaint = "" if on else "no link says that it goes on over one of two pairs of ports"
     longest = re.search(r"longest pause ([\d.]+)", step.text(0))
     detail = f"longest pause {longest[1] if longest else '?'} s, then over the other one"
-    return [result("one of two rails cut for good", step, summary, complaint, detail)]
+    return [result(f"rail {which} of two cut for good", step, summary, complaint, detail)]
 
 
 def rails_equal(lab):
