@@ -35,14 +35,16 @@ static const char *pill_words(struct td_host *s, const struct rdi_decided_rank *
 
 static const char *rank_tip(struct td_host *s, const struct rdi_decided_rank *r) {
     struct rdi_text words = {0};
-    rdi_text_add(&words, "%s\nmemory of NUMA node %d: %s\nthread: %s",
-                 r->gpu < 0 ? "no GPU" : r->gpu_why, rondo_topo_numa(s->h->topo, r->numa)->os_index,
-                 r->numa_why, r->cpu_why);
+    rdi_text_add(&words, "%s%s\nmemory of NUMA node %d: %s\nthread: %s",
+                 r->gpu < 0 ? "no GPU: " : "this GPU: ", r->gpu_why,
+                 rondo_topo_numa(s->h->topo, r->numa)->os_index, r->numa_why, r->cpu_why);
     for (int i = 0; i < r->nrails; i++) {
         const struct rdi_decided_rail *rail = &r->rails[i];
-        rdi_text_add(&words, "\n%s: %s\nGPUDirect %s: %s",
-                     rondo_topo_device(s->h->topo, rail->nic)->name, rail->why,
-                     rail->gpudirect ? "yes" : "no", rail->gpudirect_why);
+        rdi_text_add(&words, "\n%s: %s", rondo_topo_device(s->h->topo, rail->nic)->name, rail->why);
+        if (r->gpu >= 0) {
+            rdi_text_add(&words, "\nGPUDirect %s: %s", rail->gpudirect ? "yes" : "no",
+                         rail->gpudirect_why);
+        }
     }
     return td_keep(s->p, &words);
 }

@@ -122,13 +122,14 @@ static void box(struct rdi_text *out, const struct td_box *b) {
     if (p.stroked) {
         rdi_text_add(out, " stroke=\"#%06x\"", p.stroke);
     }
-    rdi_text_add(out, "%s>", p.dashed ? " stroke-dasharray=\"4 3\"" : "");
+    rdi_text_add(out, "%s", p.dashed ? " stroke-dasharray=\"4 3\"" : "");
     if (b->tip) {
-        rdi_text_add(out, "<title>");
+        rdi_text_add(out, "><title>");
         words(out, b->tip);
-        rdi_text_add(out, "</title>");
+        rdi_text_add(out, "</title></rect>\n");
+    } else {
+        rdi_text_add(out, "/>\n");
     }
-    rdi_text_add(out, "</rect>\n");
 }
 
 static void path(struct rdi_text *out, const struct td_line *l, struct td_point end) {
@@ -220,7 +221,8 @@ void td_svg(struct rdi_text *out, const struct td_picture *p) {
     for (size_t i = 0; i < p->nboxes; i++) {
         box(out, &p->boxes[i]);
     }
-    rdi_text_add(out, "<g fill=\"none\" stroke-linejoin=\"round\">\n");
+    // The pointer sees through what lies over a box.
+    rdi_text_add(out, "<g pointer-events=\"none\">\n<g fill=\"none\" stroke-linejoin=\"round\">\n");
     lines(out, p);
     rdi_text_add(out, "</g>\n");
     for (size_t i = 0; i < p->ndots; i++) {
@@ -229,5 +231,5 @@ void td_svg(struct rdi_text *out, const struct td_picture *p) {
     for (size_t i = 0; i < p->ntexts; i++) {
         text(out, p, &p->texts[i]);
     }
-    rdi_text_add(out, "</svg>\n");
+    rdi_text_add(out, "</g>\n</svg>\n");
 }
