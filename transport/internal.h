@@ -131,6 +131,8 @@ struct rdi_job {
     const uint8_t *key; // RDI_KEY_BYTES derived from the job's key, in secret memory; NULL: zeros
     char host[RDI_HOST_MAX]; // this host's name, for messages
     uint8_t host_id[16]; // equal for processes that can share memory: boot id + network namespace
+    uint64_t
+        launch; // of what the launcher calls the job: other jobs of it have another one; 0: it does not tell
 };
 
 // Gives the job this key as it is, in place of the one that it has (which may be NULL).

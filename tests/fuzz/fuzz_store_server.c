@@ -104,7 +104,8 @@ static bool check_answer(struct client *c, size_t *used) {
     MUST(r.status == RONDO_OK || r.status == RONDO_ERR_NOMEM || loss ||
          (op == RDI_STORE_GET && r.status == RONDO_ERR_TIMEOUT) ||
          (op == RDI_STORE_COME &&
-          (r.status == RONDO_ERR_BOOTSTRAP || r.status == RONDO_ERR_INVALID)));
+          (r.status == RONDO_ERR_BOOTSTRAP || r.status == RONDO_ERR_INVALID ||
+           r.status == RONDO_ERR_MISMATCH)));
     MUST(op == RDI_STORE_GET || op == RDI_STORE_COME || r.value_len == 0);
     if (loss) {
         MUST(r.value_len > 5 && memcmp(c->got + RDI_STORE_RESPONSE_HEAD, "rank ", 5) == 0);
@@ -278,6 +279,7 @@ static void meet(struct input *in) {
     struct rdi_store_come who = {.rank = how >> 4 & 3, .size = 4 << (how >> 6), .pid = 7};
     who.grace_ms = how & 8 ? 1000 : 0;
     who.silence_ms = 3000;
+    who.launch = how & 4 ? 1 + (how >> 3 & 1) : 0; // this job's, another one's, or not told
     if (c == NULL || c->raw || c->hs.state != RDI_HS_DONE || c->last - c->first >= 64 ||
         c->s->in_len - c->s->in_off + sizeof bytes > SOCKET_IN) {
         return;
@@ -297,7 +299,7 @@ static void meet(struct input *in) {
     } else {
         rdi_store_encode_come(bytes + RDI_STORE_REQUEST_HEAD + 1, &who);
         c->asked[c->last++ % 64] = RDI_STORE_COME << 8;
-        c->member = true;
+        c->member = c->member || who.launch != 2;
     }
     sockets_give(c->s, bytes, RDI_STORE_REQUEST_HEAD + 1 + r.value_len);
     c->wild = c->wild || c->last - c->first > 1 || (how & 1) != 0;
@@ -354,7 +356,7 @@ static void begin(void) {
     }
     world_begin();
     wild = false;
-    server.job = (struct rdi_job){.size = 2, .auth = true, .key = world_key};
+    server.job = (struct rdi_job){.size = 2, .auth = true, .key = world_key, .launch = 1};
     server.env = world_env;
     server.limits = (struct rdi_store_limits){
         .clients = 6, .strangers = 3, .handshake_ms = 1000, .stall_ms = 3000, .bytes = LIMIT};

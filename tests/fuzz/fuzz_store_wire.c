@@ -83,7 +83,7 @@ static void come(const uint8_t *bytes, size_t n) {
     MUST(c.rank >= 0 && c.rank < c.size && c.size <= RDI_STORE_RANKS && c.pid >= 0);
     MUST(c.silence_ms > 0 && memchr(c.host, '\0', sizeof c.host) != NULL && is_clean(c.host));
     rdi_store_encode_come(again, &c);
-    MUST(memcmp(again, bytes, 20) == 0);
+    MUST(memcmp(again, bytes, sizeof again - sizeof c.host) == 0);
 }
 
 static void host(const uint8_t *bytes, size_t n) {

@@ -467,6 +467,32 @@ static void test_twice(void **state) {
     expect_ok();
 }
 
+// Another job of the launcher has the same address, port and key.
+static void test_other_job(void **state) {
+    (void)state;
+    struct rdi_store_limits limits = rdi_store_default_limits;
+    struct rdi_store_server *server;
+    struct rdi_store *st;
+    struct rdi_job job;
+    static const uint64_t others[] = {8, 7,
+                                      0}; // another job, the same, one that nothing is told of
+    limits.one_meeting = true;
+    job_of(&job, 0);
+    job.launch = 7;
+    assert_int_equal(rdi_store_server_start_limited("127.0.0.1", port, &job, &limits, &server),
+                     RONDO_OK);
+    for (int i = 0; i < 3; i++) {
+        job.rank = i;
+        job.launch = others[i];
+        assert_int_equal(rdi_store_connect("127.0.0.1", port, &job, 10000, &st), RONDO_OK);
+        assert_int_equal(rdi_store_come(st, &job), i == 0 ? RONDO_AGAIN : RONDO_OK);
+        assert_true(i > 0 || strstr(rondo_last_error(), "another job") != NULL);
+        rdi_store_close(st);
+    }
+    rdi_store_server_stop(server);
+    rdi_job_clear(&job);
+}
+
 // ---- A port ---------------------------------------------------------------------------------------
 
 static int setup(void **state) {
@@ -502,6 +528,7 @@ int main(void) {
         cmocka_unit_test_setup(test_busy_is_alive, setup),
         cmocka_unit_test_setup(test_all_are_suspended, setup),
         cmocka_unit_test_setup(test_twice, setup),
+        cmocka_unit_test_setup(test_other_job, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

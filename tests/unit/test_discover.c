@@ -505,6 +505,34 @@ static void test_wrong_environment(void **state) {
            "MASTER_ADDR", "rank 1 of 2");
 }
 
+// ---- The job's name ------------------------------------------------------------------------------
+
+static uint64_t id_of(const char *text) {
+    find(text);
+    return l.id;
+}
+
+// Ranks of other jobs that have the same address and port, and the same user's key, are kept out by it.
+static void test_id(void **state) {
+    (void)state;
+    const char *slurm =
+        "SLURM_STEP_NUM_TASKS=2 SLURM_NODEID=0 SLURM_STEP_NODELIST=a,b SLURM_JOB_ID=";
+    char text[3][200];
+    snprintf(text[0], sizeof text[0], "%s7 SLURM_STEP_ID=1 SLURM_PROCID=0", slurm);
+    snprintf(text[1], sizeof text[1], "%s7 SLURM_STEP_ID=1 SLURM_PROCID=1", slurm);
+    uint64_t id = id_of(text[0]);
+    assert_true(id != 0 && id == id_of(text[1]));
+    snprintf(text[1], sizeof text[1], "%s7 SLURM_STEP_ID=2 SLURM_PROCID=0", slurm);
+    snprintf(text[2], sizeof text[2], "%s71 SLURM_PROCID=0", slurm);
+    assert_true(id != id_of(text[1]) && id != id_of(text[2]) && id_of(text[1]) != id_of(text[2]));
+    // A rank that the launcher does not mean, and launchers that do not tell.
+    config.rank = 1;
+    assert_int_equal(id_of(text[0]), 0);
+    config.rank = -1;
+    assert_int_equal(id_of("RANK=1 WORLD_SIZE=2 MASTER_ADDR=a SLURM_JOB_ID=7"), 0);
+    assert_int_equal(id_of(""), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_alone, setup),
@@ -525,6 +553,7 @@ int main(void) {
         cmocka_unit_test_setup(test_explicit, setup),
         cmocka_unit_test_setup(test_wrong_configuration, setup),
         cmocka_unit_test_setup(test_wrong_environment, setup),
+        cmocka_unit_test_setup(test_id, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

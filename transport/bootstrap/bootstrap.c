@@ -71,10 +71,8 @@ static rondo_status come(struct rdi_bootstrap *b, const struct rdi_launch *launc
             return s;
         }
         if (rdi_now(&b->env) >= deadline) {
-            return rdi_fail(RONDO_ERR_TIMEOUT,
-                            "rank %d waited %g s (option connect_timeout): %s. Is another process"
-                            " rank %d too?",
-                            b->rank, b->timeout_ms / 1000.0, rondo_last_error(), b->rank);
+            return rdi_fail(RONDO_ERR_TIMEOUT, "rank %d waited %g s (option connect_timeout): %s",
+                            b->rank, b->timeout_ms / 1000.0, rondo_last_error());
         }
         snprintf(before, sizeof before, "%s", rondo_last_error());
         rdi_store_close(b->own);
@@ -288,6 +286,7 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
     rondo_status s = find_place(config, options, env, &launch, &restarts);
     if (s == RONDO_OK) {
         found.rank = launch.rank;
+        found.launch = launch.id;
         found.size = launch.size;
         found.local_rank = launch.local_rank;
         rdi_host_find(&found);

@@ -33,6 +33,7 @@ struct rdi_launch {
     enum rdi_via via;     // what of it works (point.h); rdi_discover() leaves it at RDI_VIA_NONE
     bool loopback;        // host is one that only this host can reach
     bool launcher_store;  // the launcher serves it; otherwise rank 0 does
+    uint64_t id;          // see rdi_job.launch
     const char *launcher; // whose variables were used, for messages
 };
 // Looks only at its arguments, at what `get` (getenv(3) or a test's own) gives, and at PBS's node file.

@@ -232,6 +232,22 @@ static rondo_status find_local(const struct rdi_search *f, struct rdi_launch *ou
     return RONDO_OK;
 }
 
+// ---- The job's name -----------------------------------------------------------------------------
+
+static uint64_t add_value(uint64_t hash, const char *value) {
+    for (const char *c = value != NULL ? value : ""; *c != '\0'; c++) {
+        hash = (hash ^ (uint8_t)*c) * UINT64_C(1099511628211); // FNV-1a
+    }
+    return (hash ^ '.') * UINT64_C(1099511628211);
+}
+
+static uint64_t find_id(const struct rdi_search *f) {
+    const char *job = f->ours ? rdi_variable(f->get, f->row->job_id) : NULL;
+    uint64_t hash = add_value(UINT64_C(14695981039346656037), job);
+    hash = add_value(hash, job != NULL ? rdi_variable(f->get, f->row->step_id) : NULL);
+    return job == NULL ? 0 : hash == 0 ? 1 : hash;
+}
+
 rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi_launch *out) {
     struct rdi_search f = {.config = config, .get = get, .row = rdi_launcher_find(get)};
     struct rdi_launch found = {.launcher = f.row != NULL ? f.row->name : "no launcher"};
@@ -239,6 +255,7 @@ rondo_status rdi_discover(const rondo_config *config, rdi_getenv get, struct rdi
     rondo_status s = find_rank_and_size(&f, &found);
     if (s == RONDO_OK) {
         f.ours = launcher_means_us(&f, &found);
+        found.id = find_id(&f);
         s = find_local(&f, &found);
     }
     if (s == RONDO_OK && found.size > 1 && config->store_ops == NULL) {

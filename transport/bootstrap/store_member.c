@@ -102,6 +102,7 @@ rondo_status rdi_store_come(struct rdi_store *st, const struct rdi_job *job) {
     struct rdi_store_come who = {.rank = job->rank,
                                  .size = job->size,
                                  .pid = (int)getpid(),
+                                 .launch = job->launch,
                                  .grace_ms = st->grace_ms,
                                  .silence_ms = st->silence_ms};
     struct rdi_store_host h;
@@ -124,8 +125,15 @@ rondo_status rdi_store_come(struct rdi_store *st, const struct rdi_job *job) {
     free(got);
     if (s == RONDO_ERR_BOOTSTRAP) {
         return rdi_fail(RONDO_AGAIN,
-                        "the store at %s serves another meeting, at which a rank %d was already",
-                        st->where, job->rank);
+                        "the store at %s serves another meeting, at which a rank %d was already."
+                        " Is another process rank %d too?",
+                        st->where, job->rank, job->rank);
+    }
+    if (s == RONDO_ERR_MISMATCH) {
+        return rdi_fail(RONDO_AGAIN,
+                        "the store at %s is that of another job, which began earlier with the same"
+                        " address and port: give each job a MASTER_PORT of its own, or none",
+                        st->where);
     }
     if (s != RONDO_OK || wrong != NULL) {
         return rdi_fail(wrong != NULL ? RONDO_ERR_PEER : s, "the store at %s refused rank %d: %s",

@@ -112,6 +112,11 @@ static struct rdi_value *whose_store(const struct rdi_store_server *s) {
     return v;
 }
 
+// Ranks of two jobs that have the same key may also have been given the same address and port.
+static bool is_stranger(const struct rdi_store_server *s, const struct rdi_store_come *who) {
+    return s->job.launch != 0 && who->launch != 0 && s->job.launch != who->launch;
+}
+
 // RONDO_AGAIN: its time has not come yet.
 static rondo_status come(struct rdi_store_server *s, struct rdi_conn *c,
                          const struct rdi_store_come *who) {
@@ -145,7 +150,7 @@ void rdi_roll_come(struct rdi_store_server *s, struct rdi_conn *c) {
         rdi_conn_reply(s, c, RONDO_ERR_INVALID, NULL);
         return;
     }
-    rondo_status status = come(s, c, &who);
+    rondo_status status = is_stranger(s, &who) ? RONDO_ERR_MISMATCH : come(s, c, &who);
     struct rdi_value *v = status == RONDO_OK ? whose_store(s) : NULL;
     status = status == RONDO_OK && v == NULL ? RONDO_ERR_NOMEM : status;
     // There is no failure "come again".

@@ -117,7 +117,9 @@ void rdi_store_encode_come(uint8_t out[RDI_STORE_COME_BYTES], const struct rdi_s
     put32(out + 8, (uint32_t)c->pid);
     put32(out + 12, c->grace_ms);
     put32(out + 16, c->silence_ms);
-    put_host(out + 20, c->host);
+    put32(out + 20, (uint32_t)(c->launch >> 32));
+    put32(out + 24, (uint32_t)c->launch);
+    put_host(out + 28, c->host);
 }
 
 const char *rdi_store_decode_come(const uint8_t in[RDI_STORE_COME_BYTES],
@@ -134,8 +136,9 @@ const char *rdi_store_decode_come(const uint8_t in[RDI_STORE_COME_BYTES],
                                    .size = (int)size,
                                    .pid = (int)pid,
                                    .grace_ms = grace,
-                                   .silence_ms = silence};
-    get_host(in + 20, out->host);
+                                   .silence_ms = silence,
+                                   .launch = (uint64_t)get32(in + 20) << 32 | get32(in + 24)};
+    get_host(in + 28, out->host);
     return NULL;
 }
 

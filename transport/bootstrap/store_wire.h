@@ -23,7 +23,7 @@
 // WILL is a SET that the server performs when this connection ends, for whatever reason; a later
 // one of the same connection replaces it, an empty value takes it back.
 // COME puts the client on the roll of those who meet (its value is a struct rdi_store_come, the answer's one a
-// struct rdi_store_host; the key says nothing). LEAVE takes it off, gives a reason, and has no answer, as the server
+// struct rdi_store_host; the key says nothing; RONDO_ERR_BOOTSTRAP: not yet, RONDO_ERR_MISMATCH: of another job). LEAVE takes it off, gives a reason, and has no answer, as the server
 // may be the reason.
 enum {
     RDI_STORE_SET = 1,
@@ -54,14 +54,15 @@ void rdi_store_encode_response(uint8_t head[RDI_STORE_RESPONSE_HEAD],
 const char *rdi_store_decode_response(const uint8_t head[RDI_STORE_RESPONSE_HEAD],
                                       struct rdi_store_response *out);
 
-// Who comes: rank:4  size:4  pid:4  grace_ms:4  silence_ms:4  host
+// Who comes: rank:4  size:4  pid:4  grace_ms:4  silence_ms:4  launch:8  host
 struct rdi_store_come {
+    uint64_t launch; // see rdi_job
     int rank, size, pid;
     unsigned grace_ms;   // option stop_grace; 0: it gives no signs of life, and expects none
     unsigned silence_ms; // option peer_timeout
     char host[RDI_HOST_MAX];
 };
-#define RDI_STORE_COME_BYTES (20 + RDI_HOST_MAX)
+#define RDI_STORE_COME_BYTES (28 + RDI_HOST_MAX)
 #define RDI_STORE_RANKS (1 << 20)
 #define RDI_STORE_GRACE_MAX (24u * 3600 * 1000) // ms
 void rdi_store_encode_come(uint8_t out[RDI_STORE_COME_BYTES], const struct rdi_store_come *c);
