@@ -39,9 +39,16 @@ static void row(const struct rdi_launcher *l) {
         printf(".It store\non the first host of\n.Ev %s\n", l->hosts);
     }
     if (l->offers != 0) {
-        printf(".It offers\n%s%s%s\n", (l->offers & RDI_VIA_PMIX) != 0 ? "PMIx" : "",
-               l->offers == (RDI_VIA_PMIX | RDI_VIA_PMI) ? ", " : "",
-               (l->offers & RDI_VIA_PMI) != 0 ? "PMI" : "");
+        const char *const names[] = {"PMIx", "PMI", "munge"};
+        const char *comma = "";
+        puts(".It offers");
+        for (size_t i = 0; i < 3; i++) {
+            if ((l->offers >> i & 1) != 0) {
+                printf("%s%s", comma, names[i]);
+                comma = ", ";
+            }
+        }
+        puts("");
     }
     if (l->job_id != NULL) {
         printf(".It port\nmade of\n.Ev %s%s%s\n", l->job_id, l->step_id != NULL ? " ,\n.Ev " : "",

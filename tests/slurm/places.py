@@ -2,6 +2,7 @@
 """Each launcher tells a rank in its own way who it is; the same program finds it out under all of them."""
 
 import re
+from pathlib import Path
 
 import cluster
 import page
@@ -105,8 +106,8 @@ def srun_het(c):
 
 
 def srun_bare(c):
-    """srun --export=NONE, so without HOME: the error says how to give ranks a key, and that helps"""
-    done = c.run("srun", "--export=NONE", "-N", 2, "-n", 2, c.probe)
+    """srun --export without HOME, with an address, so no munge: the error says how to give ranks a key, and that helps"""
+    done = c.run("srun", "--export=MASTER_ADDR=node1", "-w", "node1,node2", "-N", 2, "-n", 2, c.probe)
     expect("RONDO_ERR_AUTH" in done.stdout and "RONDO_KEY_FILE" in done.stdout, "no remedy is told")
     key = c.folder / "key"
     key.touch(mode=0o600)
@@ -248,6 +249,25 @@ def told_by_pmi(c):
     check_told(c, "srun", "--mpi=pmi2", "-N", 2, "-n", 4, c.probe)
 
 
+def told_by_munge(c):
+    """srun --mpi=none, without keys: rank 0 hands the others one by munge"""
+    folder = Path("/run/munge")   # where libmunge looks, as munge.socket.2; the mount is this cluster's own
+    made = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    run = ["env", "-u", "HOME", "srun", "--mpi=none", "-N", 2, "-n", 4]
+    expect(c.run("mount", "--bind", c.here.folder / "munge", folder).returncode == 0, "no mount")
+    (folder / "munge.socket.2").symlink_to("socket")
+    try:
+        check_probe(c.run(*run, c.probe), 4)
+        done = c.run(*run, c.o.build / "rondo-doctor", "--only", "job", "--ranks-per-node", 2)
+        expect("from rank 0, through munge" in done.stdout, "rondo-doctor does not say it")
+    finally:
+        (folder / "munge.socket.2").unlink()
+        c.run("umount", folder)
+        if made:
+            folder.rmdir()
+
+
 def told_by_open_mpi(c):
     """Open MPI's mpirun over two hosts, no address and no key: rank 0 tells both through PMIx"""
     need("mpirun.openmpi", "openmpi-bin")
@@ -290,4 +310,4 @@ CASES = (srun_even, srun_uneven, srun_cyclic, srun_one_node, srun_single, srun_p
          srun_conform, srun_doctor, srun_het, srun_bare, batch_script, srun_names, srun_memlock,
          rondo_run_in_srun, by_hand, torchrun_variables,
          page_scripts, pbs_script, lsf_script, mpirun_one_host, mpirun_hosts, mpirun_in_slurm, mpiexec_one_host, mpiexec_hosts, mpiexec_in_slurm,
-         told_by_pmix, told_by_pmi, told_by_open_mpi, told_by_hydra)
+         told_by_pmix, told_by_pmi, told_by_munge, told_by_open_mpi, told_by_hydra)

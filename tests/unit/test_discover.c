@@ -336,7 +336,25 @@ static void test_pmix(void **state) {
          " SLURM_STEP_NODELIST=n[1-2]"); // srun --mpi=pmix
     expect(3, 4, -1, false, "n1", RDI_MASTER_PORT_DEFAULT);
     assert_string_equal(l.launcher, "Slurm");
-    assert_int_equal(l.offered, RDI_VIA_PMIX);
+    assert_int_equal(l.offered, RDI_VIA_PMIX | RDI_VIA_MUNGE);
+}
+
+// Whoever is to be asked has to be known, and on one host nobody needs it.
+static void test_munge(void **state) {
+    (void)state;
+    const char *step = "SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2";
+    char text[512];
+    snprintf(text, sizeof text, "%s SLURM_STEP_NODELIST=n[1-2]", step);
+    find(text);
+    assert_int_equal(l.offered, RDI_VIA_MUNGE);
+    assert_string_equal(l.host, "n1");
+    snprintf(text, sizeof text, "%s SLURM_STEP_NODELIST=n[1-2] MASTER_ADDR=n1", step);
+    find(text);
+    assert_int_equal(l.offered, RDI_VIA_NONE);
+    snprintf(text, sizeof text, "%s SLURM_STEP_NODELIST=n1 SLURM_STEP_NUM_NODES=1", step);
+    find(text);
+    assert_int_equal(l.offered, RDI_VIA_NONE);
+    refuse(step, RONDO_ERR_BOOTSTRAP, "MASTER_ADDR", "--mpi=pmix");
 }
 
 // Only what the launcher that counts gives to this very rank, and only where nobody says the address.
@@ -547,6 +565,7 @@ int main(void) {
         cmocka_unit_test_setup(test_pbs, setup),
         cmocka_unit_test_setup(test_other_launchers, setup),
         cmocka_unit_test_setup(test_pmix, setup),
+        cmocka_unit_test_setup(test_munge, setup),
         cmocka_unit_test_setup(test_offers, setup),
         cmocka_unit_test_setup(test_kubernetes, setup),
         cmocka_unit_test_setup(test_order, setup),

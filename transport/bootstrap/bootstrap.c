@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From nothing to a job: place, key, store, the first meeting; and the way back.
 #include "transport/bootstrap/exchange.h"
+#include "transport/bootstrap/munge.h"
 #include "transport/bootstrap/point.h"
 #include "transport/bootstrap/store_client.h"
 #include "transport/bootstrap/store_wire.h"
@@ -266,11 +267,17 @@ static rondo_status open_job(struct rdi_bootstrap *b, const rondo_config *config
         rdi_log(&b->env, RONDO_LOG_WARN,
                 "this job has no key (%s): whoever reaches its ports can join", key_source);
     }
+    if (launch->via == RDI_VIA_MUNGE && !key_later) {
+        launch->via = RDI_VIA_NONE; // the key is what it is for
+    }
     if (launch->via != RDI_VIA_NONE) {
         s = rdi_meet_at_point(b, options, launch, job, key_later);
         key_later = false;
     }
-    return s == RONDO_OK ? open_store(b, config, launch, job, key_source, key_later, again) : s;
+    s = s == RONDO_OK ? open_store(b, config, launch, job, key_source, key_later, again) : s;
+    rdi_herald_stop(b->herald); // all have met, or never will
+    b->herald = NULL;
+    return s;
 }
 
 rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_options *options,

@@ -13,7 +13,8 @@ typedef char *(*rdi_getenv)(const char *name);
 #define RDI_MASTER_PORT_DEFAULT 29500 // torchrun's
 
 // What launchers offer to their ranks for telling each other something; bits.
-enum rdi_via { RDI_VIA_NONE = 0, RDI_VIA_PMIX = 1, RDI_VIA_PMI = 2 };
+// By munge only where a key is needed, and the first host is known.
+enum rdi_via { RDI_VIA_NONE = 0, RDI_VIA_PMIX = 1, RDI_VIA_PMI = 2, RDI_VIA_MUNGE = 4 };
 
 // What the configuration and the environment say. Everything is checked.
 struct rdi_launch {

@@ -22,9 +22,10 @@ struct rdi_bootstrap {
     int peek_ms;    // the timeout that the store understands as "do not wait"
     char host[256]; // of the store; "": the caller's
     int port;
-    char where[320];                         // the store, for messages
-    struct rdi_store *own;                   // the connection, unless the store is the caller's
-    struct rdi_store_server *server;         // where this rank serves it
+    char where[320];                 // the store, for messages
+    struct rdi_store *own;           // the connection, unless the store is the caller's
+    struct rdi_store_server *server; // where this rank serves it
+    struct rdi_herald *herald;       // tells where and with which key, until the ranks have met
     char session[2 * RDI_SESSION_BYTES + 1]; // prefix of the keys of this start of the job
     uint8_t welcome[RDI_SESSION_BYTES + RDI_JOIN_SECRET]; // what rank 0 tells newcomers
     size_t welcome_len;

@@ -31,7 +31,9 @@ static const char *const order[] = {
     // Rank 0 makes it (see exchange.c); who can read that store can join the job.
     "a random key in the caller's own store",
     // It goes as the launcher's own messages go (see point.c).
-    "a random key from rank 0, through PMIx or PMI, where the launcher offers one",
+    "a random key from rank 0, through PMIx or PMI, where the launcher offers one, or by munge, "
+    "under"
+    " Slurm",
     // On several hosts the home directory must be shared.
     "~/.config/rondo/key, made at first use",
     // Then any local user can join.
@@ -341,8 +343,10 @@ static rondo_status find_key(const rondo_config *config, const struct rdi_option
         return RONDO_AGAIN;
     }
     if (launch->via != RDI_VIA_NONE) {
-        snprintf(source, RDI_KEY_SOURCE, "rank 0, through the launcher's %s",
-                 launch->via == RDI_VIA_PMIX ? "PMIx" : "PMI");
+        snprintf(source, RDI_KEY_SOURCE, "rank 0, through %s",
+                 launch->via == RDI_VIA_PMIX  ? "PMIx"
+                 : launch->via == RDI_VIA_PMI ? "PMI"
+                                              : "munge");
         return RONDO_AGAIN;
     }
     return set_from_home_or_none(launch, get, make, job, source);

@@ -70,7 +70,7 @@ const struct rdi_launcher rdi_launchers[] = {
                " libpmix2); else give all ranks RANK, WORLD_SIZE and MASTER_ADDR"},
     {.name = "Slurm",
      .detect = "SLURM_STEP_NUM_TASKS",
-     .offers = RDI_VIA_PMIX | RDI_VIA_PMI,
+     .offers = RDI_VIA_PMIX | RDI_VIA_PMI | RDI_VIA_MUNGE,
      .rank = "SLURM_PROCID",
      .size = "SLURM_STEP_NUM_TASKS",
      .local_rank = "SLURM_LOCALID",

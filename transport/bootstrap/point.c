@@ -7,6 +7,7 @@
 // as each rank has a connection of its own to the launcher's daemon; but daemons send it to each other as they do all
 // they send, often in clear text. Where somebody may listen there, a key file is the better source, and comes first.
 #include "transport/bootstrap/point.h"
+#include "transport/bootstrap/munge.h"
 
 #include <arpa/inet.h>
 #include <pthread.h>
@@ -109,9 +110,9 @@ static struct {
     char *text; // RDI_POINT_TEXT bytes, out of the way of dumps and swap
 } told;
 
-static bool is_told(const struct rdi_launch *l) {
+static bool is_told(const struct rdi_launch *l, enum rdi_via via) {
     pthread_mutex_lock(&mutex);
-    bool known = told.known && told.rank == l->rank && told.size == l->size;
+    bool known = via != RDI_VIA_MUNGE && told.known && told.rank == l->rank && told.size == l->size;
     pthread_mutex_unlock(&mutex);
     return known;
 }
@@ -119,29 +120,34 @@ static bool is_told(const struct rdi_launch *l) {
 static bool usable(enum rdi_via via, rdi_getenv get, int timeout_ms, char *why, size_t cap) {
     const char *text = "";
     int fd;
-    bool ok = via == RDI_VIA_PMIX ? rdi_pmix_begin(timeout_ms) == RONDO_OK
-                                  : rdi_pmi_usable(get, &fd, &text);
+    char cred[RDI_MUNGE_CRED];
+    bool ok = via == RDI_VIA_PMIX    ? rdi_pmix_begin(timeout_ms) == RONDO_OK
+              : via == RDI_VIA_MUNGE ? rdi_munge_seal("-", cred) == RONDO_OK
+                                     : rdi_pmi_usable(get, &fd, &text);
     if (!ok) {
         size_t used = strlen(why);
         snprintf(why + used, cap - used, "%s%s: %s", used > 0 ? "; " : "", rdi_via_name(via),
-                 via == RDI_VIA_PMIX ? rondo_last_error() : text);
+                 via == RDI_VIA_PMI ? text : rondo_last_error());
     }
     return ok;
 }
 
 const char *rdi_via_name(enum rdi_via via) {
-    return via == RDI_VIA_PMIX ? "PMIx" : via == RDI_VIA_PMI ? "PMI" : "nothing";
+    return via == RDI_VIA_PMIX    ? "PMIx"
+           : via == RDI_VIA_PMI   ? "PMI"
+           : via == RDI_VIA_MUNGE ? "munge"
+                                  : "nothing";
 }
 
 rondo_status rdi_point_choose(struct rdi_launch *l, rdi_getenv get, int timeout_ms, char *why,
                               size_t cap) {
-    static const enum rdi_via order[] = {RDI_VIA_PMIX, RDI_VIA_PMI};
+    static const enum rdi_via order[] = {RDI_VIA_PMIX, RDI_VIA_PMI, RDI_VIA_MUNGE};
     unsigned offered = l->offered;
     l->via = RDI_VIA_NONE;
     why[0] = '\0';
-    for (size_t i = 0; i < 2 && l->via == RDI_VIA_NONE; i++) {
+    for (size_t i = 0; i < sizeof order / sizeof order[0] && l->via == RDI_VIA_NONE; i++) {
         if ((offered & order[i]) != 0 &&
-            (is_told(l) || usable(order[i], get, timeout_ms, why, cap))) {
+            (is_told(l, order[i]) || usable(order[i], get, timeout_ms, why, cap))) {
             l->via = order[i];
         }
     }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Rank 0 as the one that serves the store, and that tells the others where, through what their launcher offers (point.c).
 #include "transport/bootstrap/exchange.h"
+#include "transport/bootstrap/munge.h"
 #include "transport/bootstrap/point.h"
 
 #include <sodium.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 rondo_status rdi_serve(struct rdi_bootstrap *b, const char *addr, int port,
@@ -24,8 +26,10 @@ static void prepare_point(struct rdi_bootstrap *b, const struct rdi_options *opt
                           const struct rdi_launch *launch, struct rdi_job *job, bool make_key,
                           struct rdi_point *p) {
     uint8_t secret[RDI_KEY_BYTES];
-    bool again = rdi_point_again(launch, p);
-    int port = launch->port_given ? launch->port : again ? p->port : 0;
+    bool again = launch->via != RDI_VIA_MUNGE && rdi_point_again(launch, p);
+    // By munge the launch's port is where rank 0 can be asked.
+    bool given = launch->port_given && launch->via != RDI_VIA_MUNGE;
+    int port = given ? launch->port : again ? p->port : 0;
     if (again && p->has_key) {
         memcpy(secret, p->key, sizeof secret);
     } else {
@@ -40,6 +44,48 @@ static void prepare_point(struct rdi_bootstrap *b, const struct rdi_options *opt
     sodium_memzero(secret, sizeof secret);
 }
 
+// What all ranks of a step know, and those of no other.
+static void name_step(const struct rdi_launch *launch, char *id, size_t cap) {
+    const char *job = getenv("SLURM_JOB_ID"), *step = getenv("SLURM_STEP_ID");
+    snprintf(id, cap, "%.40s.%.40s/%d", job != NULL ? job : "", step != NULL ? step : "",
+             launch->size);
+}
+
+static rondo_status tell_by_munge(struct rdi_bootstrap *b, const struct rdi_launch *launch,
+                                  const char *id, const struct rdi_point *p) {
+    char text[RDI_POINT_TEXT], whole[RDI_POINT_TEXT + 128], cred[RDI_MUNGE_CRED];
+    if (p->port == 0) {
+        return rdi_fail(RONDO_ERR_BOOTSTRAP, "%s", p->reason);
+    }
+    rdi_point_encode(p, text);
+    snprintf(whole, sizeof whole, "%s %s", id, text);
+    rondo_status s = rdi_munge_seal(whole, cred);
+    sodium_memzero(whole, sizeof whole);
+    sodium_memzero(text, sizeof text);
+    return s == RONDO_OK ? rdi_herald_start(launch->single_host ? "127.0.0.1" : NULL, launch->port,
+                                            cred, &b->herald)
+                         : s;
+}
+
+// Rank 0 tells its point until the ranks have met; the others ask it where the launch says.
+static rondo_status share_by_munge(struct rdi_bootstrap *b, const struct rdi_launch *launch,
+                                   struct rdi_point *p) {
+    char id[128], text[RDI_POINT_TEXT];
+    name_step(launch, id, sizeof id);
+    if (b->rank == 0) {
+        return tell_by_munge(b, launch, id, p);
+    }
+    const struct rdi_herald_question q = {launch->host, launch->port, id, b->rank, b->timeout_ms};
+    rondo_status s = rdi_herald_ask(&q, &b->env, text, sizeof text);
+    const char *wrong = s == RONDO_OK ? rdi_point_decode(text, p) : NULL;
+    sodium_memzero(text, sizeof text);
+    return wrong == NULL ? s
+                         : rdi_fail(RONDO_ERR_VERSION,
+                                    "rank %d does not understand what rank 0 says by munge (%s);"
+                                    " are all ranks of the same release?",
+                                    b->rank, wrong);
+}
+
 rondo_status rdi_meet_at_point(struct rdi_bootstrap *b, const struct rdi_options *options,
                                struct rdi_launch *launch, struct rdi_job *job,
                                bool key_from_rank0) {
@@ -47,7 +93,9 @@ rondo_status rdi_meet_at_point(struct rdi_bootstrap *b, const struct rdi_options
     if (b->rank == 0) {
         prepare_point(b, options, launch, job, key_from_rank0, &p);
     }
-    rondo_status s = rdi_point_share(launch, getenv, &b->env, b->timeout_ms, &p);
+    rondo_status s = launch->via == RDI_VIA_MUNGE
+                         ? share_by_munge(b, launch, &p)
+                         : rdi_point_share(launch, getenv, &b->env, b->timeout_ms, &p);
     if (s == RONDO_OK && key_from_rank0 && !p.has_key) {
         s = rdi_fail(RONDO_ERR_AUTH,
                      "rank %d has no key, and rank 0 has one that it does not tell (a key file, or"

@@ -142,6 +142,9 @@ rondo_status rdi_find_store(const struct rdi_search *f, struct rdi_launch *out) 
         out->offered = find_offers(f, out);
     }
     rondo_status s = find_host(f, out);
+    if (s != RONDO_OK || out->host_from == NULL) {
+        out->offered &= ~(unsigned)RDI_VIA_MUNGE; // nobody to ask, or all on this host
+    }
     if (s != RONDO_OK && out->offered != 0) {
         out->host[0] = '\0';
         out->host_from = NULL;
