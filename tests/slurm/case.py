@@ -174,8 +174,8 @@ def check_places(text, size, hosts=None):
     for e in places:
         peers = [p["rank"] for p in places if p["host"] == e["host"]]
         right = places[(e["rank"] + 1) % size]
-        want = {"size": size, "sum": size * (size - 1) // 2, "local_size": len(peers), "local_rank": peers.index(e["rank"]),
-                "wire": "none" if size == 1 else "shm" if right["host"] == e["host"] else "tcp"}
+        want = {"size": size, "sum": size * (size - 1) // 2, "one_step": 1, "local_size": len(peers),
+                "local_rank": peers.index(e["rank"]), "wire": "none" if size == 1 else "shm" if right["host"] == e["host"] else "tcp"}
         have = {k: e[k] for k in want}
         expect(have == want, f"rank {e['rank']} on {e['host']}: {have}, expected {want}")
         if "SLURM_LOCALID" in e:

@@ -135,8 +135,8 @@ class Cluster:
         self.anchors, self.daemons = {}, []
         self.home = folder / "home"
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN) and k not in LAUNCHER}
-        self.environment |= {"HOME": str(self.home), "PATH": f"{self.home}/bin:{search_path()}", "SLURM_CONF": str(folder / "slurm.conf"),
-                             "TMPDIR": str(folder / "tmp"), "LC_ALL": "C",
+        self.environment |= {"HOME": str(self.home), "PATH": f"{self.home}/bin:{search_path()}",
+                             "SLURM_CONF": str(folder / "slurm.conf"), "TMPDIR": str(folder / "tmp"), "LC_ALL": "C",
                              # Open MPI asks whether root means it.
                              "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 

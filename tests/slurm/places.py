@@ -71,6 +71,16 @@ def srun_steps(c):
         check_places((c.folder / name).read_text(encoding="utf-8"), 2)
 
 
+def srun_same_port(c):
+    """three steps at the same time, all with the same MASTER_PORT: each waits its turn, none gets another's ranks"""
+    step = f"srun --overlap -N 2 -n 2 {c.probe}"
+    done = c.run("salloc", "-N", 2, "-n", 4, "sh", "-c", " ".join(f"{step} >{n} &" for n in range(3)) + " wait",
+                 env={"MASTER_PORT": "29400"})
+    expect(done.returncode == 0, f"exit code {done.returncode}")
+    for n in range(3):
+        check_places((c.folder / str(n)).read_text(encoding="utf-8"), 2)
+
+
 def srun_train(c):
     """srun -N 4 -n 8 train_gpt: trains, and all ranks end with the same parameters"""
     done = c.run("srun", "-N", 4, "-n", 8, "./train_gpt", "--data", "corpus.txt", *TRAIN, "--steps", 30, "--quiet")
@@ -306,7 +316,7 @@ def lsf_script(c):
     as_mpirun(c, "train.lsf", {"LSB_JOBID": "7", "LSB_MCPU_HOSTS": "node1 2 node2 2"})
 
 
-CASES = (srun_even, srun_uneven, srun_cyclic, srun_one_node, srun_single, srun_pmi2, srun_pmix, srun_steps, srun_train,
+CASES = (srun_even, srun_uneven, srun_cyclic, srun_one_node, srun_single, srun_pmi2, srun_pmix, srun_steps, srun_same_port, srun_train,
          srun_conform, srun_doctor, srun_het, srun_bare, batch_script, srun_names, srun_memlock,
          rondo_run_in_srun, by_hand, torchrun_variables,
          page_scripts, pbs_script, lsf_script, mpirun_one_host, mpirun_hosts, mpirun_in_slurm, mpiexec_one_host, mpiexec_hosts, mpiexec_in_slurm,

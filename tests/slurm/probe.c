@@ -66,12 +66,26 @@ static void line_variable(struct line *l, const char *name) {
     }
 }
 
+// Whether all ranks are of one step of Slurm.
+static rondo_status find_step(rondo_comm *comm, bool *same) {
+    const char *job = getenv("SLURM_JOB_ID"), *step = getenv("SLURM_STEP_ID");
+    int64_t id = (job != NULL ? atoi(job) * INT64_C(100000) : 0) + (step != NULL ? atoi(step) : 0);
+    int64_t range[2] = {id, -id};
+    rondo_status s = rondo_all_reduce(range, range, 2, RONDO_I64, RONDO_MAX, comm);
+    *same = range[0] == -range[1];
+    return s;
+}
+
 static rondo_status tell_place(rondo_comm *comm) {
     char host[256] = "";
     struct line l;
     const char *wire;
+    bool same = false;
     int sum = rondo_comm_rank(comm);
     rondo_status s = rondo_all_reduce(&sum, &sum, 1, RONDO_I32, RONDO_SUM, comm);
+    if (s == RONDO_OK) {
+        s = find_step(comm, &same);
+    }
     if (s == RONDO_OK) {
         s = find_wire(comm, &wire);
     }
@@ -85,6 +99,7 @@ static rondo_status tell_place(rondo_comm *comm) {
     line_int(&l, "local_rank", rondo_comm_local_rank(comm));
     line_int(&l, "local_size", rondo_comm_local_size(comm));
     line_int(&l, "sum", sum);
+    line_int(&l, "one_step", same);
     line_int(&l, "pid", getpid());
     line_text(&l, "host", host);
     line_text(&l, "wire", wire);

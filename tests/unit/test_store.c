@@ -173,6 +173,32 @@ static void test_many_waiters(void **state) {
 
 // ---- Ports and processes ------------------------------------------------------------------------
 
+static void *stop_soon(void *which) {
+    const struct timespec pause = {.tv_nsec = 200000000};
+    nanosleep(&pause, NULL);
+    rdi_store_server_stop(which);
+    return NULL;
+}
+
+// Another job's ranks have it as long as they meet.
+static void test_port_soon_free(void **state) {
+    (void)state;
+    struct rdi_store_limits limits = rdi_store_default_limits;
+    struct rdi_store_server *first, *second = NULL;
+    pthread_t thread;
+    assert_int_equal(rdi_store_server_start("127.0.0.1", 0, &job, &first), RONDO_OK);
+    const int taken = rdi_store_server_port(first);
+    limits.busy_ms = 50;
+    assert_int_equal(rdi_store_server_start_limited("127.0.0.1", taken, &job, &limits, &second),
+                     RONDO_ERR_BOOTSTRAP);
+    assert_int_equal(pthread_create(&thread, NULL, stop_soon, first), 0);
+    limits.busy_ms = 10000;
+    assert_int_equal(rdi_store_server_start_limited("127.0.0.1", taken, &job, &limits, &second),
+                     RONDO_OK);
+    pthread_join(thread, NULL);
+    rdi_store_server_stop(second);
+}
+
 static void test_port_in_use(void **state) {
     (void)state;
     struct rdi_store_server *second = NULL;
@@ -476,6 +502,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_many_clients, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_waiters, setup, teardown),
         cmocka_unit_test_setup_teardown(test_port_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_port_soon_free, setup, teardown),
         cmocka_unit_test_setup_teardown(test_port_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_forked_child, setup, teardown),
         cmocka_unit_test_setup_teardown(test_early_client, setup, teardown),

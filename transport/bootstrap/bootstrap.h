@@ -73,6 +73,7 @@ struct rdi_store_limits {
     size_t bytes;     // of all keys and values
     int silence_ms;   // time without an acknowledgement after which a client's host counts as gone
     bool one_meeting; // rank 0 serves it, for one meeting of its job; otherwise a launcher
+    int busy_ms;      // time to wait for a port that another process has
 };
 extern const struct rdi_store_limits rdi_store_default_limits;
 

@@ -9,11 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BUSY_MS 2000 // longer than another job's ranks need to meet, as a rule
+
 rondo_status rdi_serve(struct rdi_bootstrap *b, const char *addr, int port,
                        const struct rdi_job *job) {
     struct rdi_store_limits limits = rdi_store_default_limits;
     limits.silence_ms = (int)b->silence_ms;
     limits.one_meeting = true;
+    limits.busy_ms = b->timeout_ms / 2 < BUSY_MS ? b->timeout_ms / 2 : BUSY_MS;
     rondo_status s = rdi_store_server_start_limited(addr, port, job, &limits, &b->server);
     if (s == RONDO_OK) {
         rdi_store_server_log(b->server, &b->env);

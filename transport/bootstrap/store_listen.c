@@ -68,6 +68,7 @@ static rondo_status listen_on_all(int port, struct rdi_listeners *out) {
         fd = bind_one((const struct sockaddr *)&four, sizeof four, false);
     }
     if (fd < 0) {
+        out->busy = errno == EADDRINUSE;
         return bind_failed(NULL, port, errno);
     }
     *out = (struct rdi_listeners){.fd = {fd}, .count = 1, .port = port_of(fd)};
@@ -113,6 +114,7 @@ static rondo_status listen_on_name(const char *addr, int port, struct rdi_listen
     }
     freeaddrinfo(list);
     if (l.count == 0) {
+        out->busy = failure == EADDRINUSE;
         return bind_failed(addr, port, failure);
     }
     *out = l;
@@ -120,6 +122,7 @@ static rondo_status listen_on_name(const char *addr, int port, struct rdi_listen
 }
 
 rondo_status rdi_listen(const char *addr, int port, struct rdi_listeners *out) {
+    *out = (struct rdi_listeners){.count = 0};
     return addr == NULL ? listen_on_all(port, out) : listen_on_name(addr, port, out);
 }
 

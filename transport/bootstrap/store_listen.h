@@ -11,6 +11,7 @@ struct rdi_listeners {
     int fd[RDI_STORE_LISTENERS];
     size_t count;
     int port;
+    bool busy; // why there are none: another process has the port
 };
 // `addr` NULL: all addresses of both families; a name that means several addresses gets them all.
 // `port` 0: any that is free. The sockets do not block.

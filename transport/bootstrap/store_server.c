@@ -10,9 +10,11 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ACCEPT_PAUSE_MS UINT64_C(100) // after the process ran out of descriptors
+#define BUSY_PAUSE_MS 20              // between looks whether a port is free
 
 const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
                                                           .strangers = 1024,
@@ -170,6 +172,17 @@ static void release(struct rdi_store_server *s) {
     free(s);
 }
 
+// A port that another job's meeting has is free in a moment.
+static rondo_status listen_soon(struct rdi_store_server *s, const char *addr, int port) {
+    const struct timespec pause = {.tv_nsec = BUSY_PAUSE_MS * (long)RDI_MS};
+    rondo_status status = rdi_listen(addr, port, &s->listeners);
+    for (int left = s->limits.busy_ms; left > 0 && s->listeners.busy; left -= BUSY_PAUSE_MS) {
+        nanosleep(&pause, NULL);
+        status = rdi_listen(addr, port, &s->listeners);
+    }
+    return status;
+}
+
 rondo_status rdi_store_server_start_limited(const char *addr, int port, const struct rdi_job *job,
                                             const struct rdi_store_limits *limits,
                                             struct rdi_store_server **out) {
@@ -192,7 +205,7 @@ rondo_status rdi_store_server_start_limited(const char *addr, int port, const st
         status = rdi_fail(RONDO_ERR_NOMEM, "no memory for the store's server");
     }
     if (status == RONDO_OK) {
-        status = rdi_listen(addr, port, &s->listeners);
+        status = listen_soon(s, addr, port);
     }
     if (status == RONDO_OK) {
         status = prepare(s);
