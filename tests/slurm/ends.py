@@ -115,9 +115,9 @@ def stop_launcher(c, *launcher):
 
 
 def mpirun_stopped(c):
-    """SIGTERM for mpirun: train_gpt writes its checkpoint before mpirun kills it"""
+    """SIGTERM for mpirun, which is told to be patient: train_gpt writes its checkpoint before mpirun kills it"""
     need("mpirun.openmpi", "openmpi-bin")
-    stop_launcher(c, "mpirun.openmpi", "--oversubscribe", "-n", 4)
+    stop_launcher(c, "mpirun.openmpi", "--mca", "odls_base_sigkill_timeout", 4, "--oversubscribe", "-n", 4)
 
 
 def mpiexec_stopped(c):
