@@ -342,11 +342,13 @@ rondo_status rondo_comm_plan(const rondo_comm *comm, size_t bytes, char *buf, si
                         "rondo_comm_plan: a pointer is NULL or the buffer is empty");
     }
     const struct rdi_plan *p = &comm->plan;
+    int streams = comm->layout.nstreams;
     snprintf(
         buf, cap,
-        "all_reduce of %zu bytes on %u ranks (at most %u per host): %s, order %s, blocks of %llu "
-        "bytes",
-        bytes, p->ranks, p->max_local, rdi_algo_name(rdi_plan_choose(p, RDI_ALL_REDUCE, bytes)),
+        "all_reduce of %zu bytes on %u ranks (%u host%s, at most %u per host, %d stream%s): %s, "
+        "order %s, blocks of %llu bytes",
+        bytes, p->ranks, p->hosts, p->hosts == 1 ? "" : "s", p->max_local, streams,
+        streams == 1 ? "" : "s", rdi_algo_name(rdi_plan_choose(p, RDI_ALL_REDUCE, bytes)),
         p->strict ? "strict" : "default", (unsigned long long)p->block);
     return RONDO_OK;
 }

@@ -113,24 +113,48 @@ struct rdi_edge *rdi_comm_adopt(struct rondo_comm *c, struct rdi_link *link) {
 
 // ---- Life ----------------------------------------------------------------------------------------
 
-// How many ranks share a host: with this rank, and at most.
-static bool count_locals(struct rondo_comm *c) {
+static const struct rdi_seat *seat_of(const void *arg, int rank) {
+    const struct rondo_comm *c = arg;
+    return &c->engine->peers[c->world[rank]].seat;
+}
+
+// By the communicator's own lowest rank: those of the job need not be among its members.
+static rondo_status find_hosts(struct rondo_comm *c, int *host) {
     const struct rdi_engine *g = c->engine;
-    uint32_t *ranks = calloc((size_t)g->job.size, sizeof *ranks); // by the lowest rank of a host
-    if (!ranks || !rdi_engine_know_hosts(c->engine)) {
-        free(ranks);
-        return false;
+    int *lowest = rdi_engine_know_hosts(c->engine) ? malloc((size_t)g->job.size * sizeof *lowest)
+                                                   : NULL;
+    if (!lowest) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for the hosts of %d ranks", c->size);
     }
-    int mine = g->peers[c->world[c->rank]].first;
+    memset(lowest, 0xff, (size_t)g->job.size * sizeof *lowest); // -1
     for (int r = 0; r < c->size; r++) {
-        int first = g->peers[c->world[r]].first;
-        c->local_size += first == mine;
-        c->local_rank += first == mine && r < c->rank;
-        ranks[first]++;
-        c->plan.max_local = ranks[first] > c->plan.max_local ? ranks[first] : c->plan.max_local;
+        int *at = &lowest[g->peers[c->world[r]].first];
+        *at = *at < 0 ? r : *at;
+        host[r] = *at;
     }
-    free(ranks);
-    return true;
+    free(lowest);
+    return RONDO_OK;
+}
+
+static rondo_status lay_out(struct rondo_comm *c) {
+    int *host = malloc((size_t)c->size * sizeof *host);
+    rondo_status s =
+        host ? find_hosts(c, host)
+             : rdi_fail(RONDO_ERR_NOMEM, "out of memory for the hosts of %d ranks", c->size);
+    s = s == RONDO_OK ? rdi_layout_make(&c->layout, c->size, c->rank, host, seat_of, c) : s;
+    free(host);
+    if (s != RONDO_OK) {
+        return s;
+    }
+    const struct rdi_layout *l = &c->layout;
+    c->local_size = l->nlocals;
+    for (int i = 0; i < l->nlocals; i++) {
+        c->local_rank += l->locals[i] < c->rank;
+    }
+    c->plan.max_local = l->max_local;
+    c->plan.hosts = (uint32_t)l->hosts;
+    c->plan.layout = l->hash;
+    return RONDO_OK;
 }
 
 rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int size,
@@ -161,12 +185,12 @@ rondo_status rdi_comm_create(struct rdi_engine *g, uint64_t id, int rank, int si
     c->hash_size = hash_size;
     c->plan = *plan;
     c->plan.ranks = (uint32_t)size;
-    c->plan.max_local = 0;
-    if (!count_locals(c)) {
+    rondo_status s = lay_out(c);
+    if (s != RONDO_OK) {
         free(c->world);
         free(c->hash);
         free(c);
-        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a communicator of %d ranks", size);
+        return s;
     }
     c->plan_hash = rdi_plan_hash(&c->plan);
     atomic_store(&c->timeout_ms, g->options.num[RDI_OPT_OP_TIMEOUT]);
@@ -210,6 +234,7 @@ void rdi_comm_free(struct rondo_comm *c, bool bye) {
         c->edges = e->next;
         rdi_edge_free(e, bye);
     }
+    rdi_layout_free(&c->layout);
     free(c->hash);
     free(c->world);
     free(c->p2p_seq);
@@ -367,7 +392,7 @@ void rdi_comm_check_sig(struct rondo_comm *c, int from, const struct rdi_sig *si
 static bool send_pending_sig(struct rondo_request *r) {
     struct rondo_comm *c = r->comm;
     struct rdi_edge *e;
-    rondo_status s = rdi_comm_edge(c, true, (c->rank + 1) % c->size, RDI_CH_COLL, &e);
+    rondo_status s = rdi_comm_edge(c, true, rdi_layout_next(&c->layout, 1), RDI_CH_COLL, &e);
     if (s != RONDO_OK) {
         rdi_comm_fail(c, s, "%s", rondo_last_error());
         return false;

@@ -476,6 +476,23 @@ static void *thread_main(void *arg) {
     return NULL;
 }
 
+// To the processor that was decided for it. One that may not be used any more is no reason to fail.
+static void bind_thread(const struct rdi_driver *d) {
+    int cpu = d->engine->cpu;
+    cpu_set_t set;
+    if (cpu < 0 || cpu >= CPU_SETSIZE) {
+        return;
+    }
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    int err = pthread_setaffinity_np(d->thread, sizeof set, &set);
+    if (err) {
+        rdi_log(&d->engine->env, RONDO_LOG_WARN,
+                "rank %d: the progress thread is not bound to processor %d: %s",
+                d->engine->job.rank, cpu, strerror(err));
+    }
+}
+
 rondo_status rdi_driver_start_thread(struct rdi_driver *d) {
     const char *progress = d->engine->options.str[RDI_OPT_PROGRESS];
     if (atomic_load(&d->has_thread) || strcmp(progress, "caller") == 0) {
@@ -487,5 +504,6 @@ rondo_status rdi_driver_start_thread(struct rdi_driver *d) {
                               "cannot start the progress thread; use progress=caller");
     }
     atomic_store(&d->has_thread, 1);
+    bind_thread(d);
     return RONDO_OK;
 }

@@ -78,7 +78,7 @@ static rondo_status agree(struct rondo_comm *c, uint64_t tag, uint64_t flags, ui
     if (c->size == 1) {
         *out = (struct rdi_agreement){
             .flags = flags, .epoch = c->engine->watch ? rdi_watch_epoch(c->engine->watch) : 0};
-        rdi_set_add(out->live, 0);
+        rdi_ranks_add(out->live, 0);
         if (c->engine->job.size == 1 || !c->engine->watch) {
             return RONDO_OK;
         }
@@ -185,7 +185,7 @@ static rondo_status shrink_once(struct rondo_comm *c, uint64_t until, struct ron
     }
     int n = 0;
     for (int r = 0; r < c->size; r++) {
-        if (rdi_set_has(a.live, r)) {
+        if (rdi_ranks_has(a.live, r)) {
             list[n++] = c->world[r];
         }
     }
@@ -255,7 +255,7 @@ static void invite(const struct rondo_comm *c, uint64_t id, uint64_t epoch, cons
         .comm = id, .epoch = epoch, .n = (uint32_t)n, .extra_len = sizeof x};
     memcpy(in.extra, &x, sizeof x);
     for (int i = 0; i < n; i++) {
-        rdi_set_add(in.members, world[i]);
+        rdi_ranks_add(in.members, world[i]);
     }
     for (int i = 0; i < nfresh; i++) {
         rdi_watch_invite(c->engine->watch, fresh[i], &in);
@@ -303,7 +303,7 @@ static rondo_status grow_once(struct rondo_comm *c, uint64_t until, struct rondo
     int *fresh = list + e->job.size, n = 0;
     int nfresh = rdi_comm_newcomers_at(c, a.epoch, fresh);
     for (int r = 0; r < c->size; r++) {
-        if (rdi_set_has(a.live, r)) {
+        if (rdi_ranks_has(a.live, r)) {
             list[n++] = c->world[r];
         }
     }
@@ -375,7 +375,7 @@ static rondo_status enter_once(struct rdi_engine *e, const struct rdi_watch_invi
     int *list = malloc((size_t)e->job.size * sizeof *list), n = 0;
     memcpy(&x, in->extra, sizeof x);
     for (int r = 0; list && r < e->job.size; r++) {
-        if (rdi_set_has(in->members, r)) {
+        if (rdi_ranks_has(in->members, r)) {
             list[n++] = r;
         }
     }

@@ -113,6 +113,7 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
     rdi_job_copy(&e->job, job);
     e->peers = peers;
     e->all_watch = true;
+    e->cpu = -1;
     e->events = (struct rdi_net_events){
         .self = e, .accept = on_accept, .land = on_land, .ctrl = on_ctrl, .slots = on_slots};
     struct rdi_net_params params = {.env = *env,
@@ -205,10 +206,11 @@ void rdi_engine_destroy(struct rdi_engine *e) {
 
 // ---- Records: what ranks tell each other before links exist --------------------------------------
 //
-//   magic u32 | pid u32 | flags u32 | host_id 16 | host 64 | plan | nets u32 | { name 8, len u32, blob } … | watch
+//   magic u32 | pid u32 | flags u32 | host_id 16 | host 64 | seat | plan | nets u32 | { name 8, len u32, blob } … | watch
 
-#define RECORD_MAGIC 0x33444e52u
-#define RECORD_FIXED (28 + RDI_HOST_MAX) // up to the plan
+#define RECORD_MAGIC 0x34444e52u
+#define RECORD_SEAT (28 + RDI_HOST_MAX)
+#define RECORD_FIXED (RECORD_SEAT + RDI_SEAT_WIRE) // up to the plan
 #define RECORD_ENCRYPTS 1u
 
 static uint32_t record_flags(const struct rdi_engine *e) {
@@ -241,6 +243,7 @@ size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void
     memcpy(p, word, 12);
     memcpy(p + 12, e->job.host_id, 16);
     memcpy(p + 28, e->job.host, RDI_HOST_MAX);
+    rdi_seat_write(&e->seat, (uint8_t *)p + RECORD_SEAT);
     p += RECORD_FIXED;
     memcpy(p, plan, sizeof *plan);
     p += sizeof *plan;
@@ -293,6 +296,7 @@ rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *rec
     memcpy(peer->host_id, p + 12, 16);
     memcpy(peer->host, p + 28, RDI_HOST_MAX);
     rdi_printable(peer->host, sizeof peer->host);
+    rdi_seat_read(&peer->seat, (const uint8_t *)p + RECORD_SEAT);
     p += RECORD_FIXED;
     rondo_status s = check_flags(e, rank, word[2]);
     if (s != RONDO_OK) {

@@ -2,6 +2,7 @@
 // How communicators come and go: bootstrap, split, abort, destroy.
 #include "ring/cuda/gpu.h"
 #include "ring/internal.h"
+#include "ring/place.h"
 #include "ring/record/observe.h"
 
 #include <stdio.h>
@@ -18,8 +19,8 @@ static void plan_from_options(const struct rdi_options *o, struct rdi_plan *p) {
     *p = (struct rdi_plan){.strict = strcmp(o->str[RDI_OPT_ORDER], "strict") == 0,
                            .direct_max = (uint64_t)o->num[RDI_OPT_DIRECT_MAX],
                            .block = DEFAULT_BLOCK};
-    static const char *const words[] = {"auto", "direct", "doubling", "ring"};
-    for (uint32_t i = 0; i < 4; i++) {
+    static const char *const words[] = {"auto", "direct", "doubling", "ring", "node"};
+    for (uint32_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (strcmp(o->str[RDI_OPT_ALGORITHM], words[i]) == 0) {
             p->algorithm = i;
         }
@@ -233,6 +234,7 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     struct rondo_comm *c = NULL;
     struct rdi_job job = {.rank = 0};
     struct rdi_plan plan;
+    struct rdi_place place;
     const struct rdi_net_ops *ops[RDI_MAX_NETS];
     rondo_status s = options ? rdi_options_load(options, cfg.options, getenv)
                              : rdi_fail(RONDO_ERR_NOMEM, "out of memory for the options");
@@ -243,11 +245,17 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     if (s != RONDO_OK) {
         goto out;
     }
-    s = rdi_engine_create(&env, options, &job, ops, job.size > 1 ? choose_nets(options, ops) : 0,
-                          NULL, NULL, &e);
+    s = rdi_place_find(options, &job, &env, &place);
     if (s != RONDO_OK) {
         goto out;
     }
+    s = rdi_engine_create(&env, options, &job, ops, job.size > 1 ? choose_nets(options, ops) : 0,
+                          NULL, place.rails.count > 0 ? &place.rails : NULL, &e);
+    if (s != RONDO_OK) {
+        goto out;
+    }
+    e->seat = place.seat;
+    e->cpu = place.cpu;
     e->peers[job.rank].pid = (int)getpid();
     plan_from_options(options, &plan);
     if (job.size > 1) {

@@ -15,6 +15,7 @@
 #ifndef RDI_RING_INTERNAL_H
 #define RDI_RING_INTERNAL_H
 
+#include "ring/layout.h"
 #include "ring/record/record.h"
 #include "ring/ring.h"
 #include "transport/internal.h"
@@ -85,6 +86,7 @@ enum rdi_algo_id {
     RDI_ALGO_CHAIN,  // pipeline through the ranks in order
     RDI_ALGO_PAIRS,  // all_to_all, send/recv
     RDI_ALGO_DEVICE, // any of them on device memory, see ring/cuda/gpu.h
+    RDI_ALGO_NODE,   // within each host first, then a ring of hosts a rail
     RDI_ALGO_COUNT
 };
 
@@ -93,12 +95,14 @@ enum rdi_algo_id {
 struct rdi_plan {
     uint32_t ranks, max_local; // ranks; most ranks on one host
     uint32_t strict;           // order=strict
-    uint32_t algorithm;        // forced: 0 auto, 1 direct, 2 doubling, 3 ring
+    uint32_t algorithm;        // forced: 0 auto, 1 direct, 2 doubling, 3 ring, 4 node
     uint64_t direct_max;       // bytes up to which everybody sends everything
-    uint64_t block;            // bytes of a block in one segment of ring and owner
+    uint64_t block;            // bytes of a block in one segment of ring, owner and node
+    uint32_t hosts;            // that the ranks are on
+    uint64_t layout;           // hash of where they are (ring/layout.h)
 };
 uint64_t rdi_plan_hash(const struct rdi_plan *p);
-// Whether a plan that came from another rank can be followed. Of ranks and max_local each rank counts its own.
+// Whether a plan that came from another rank can be followed. Of ranks, max_local, hosts and layout each rank has its own.
 bool rdi_plan_valid(const struct rdi_plan *p);
 enum rdi_algo_id rdi_plan_choose(const struct rdi_plan *p, enum rdi_kind kind, uint64_t bytes);
 const struct rdi_algo *rdi_algo_get(enum rdi_algo_id id, enum rdi_kind kind);
@@ -214,7 +218,7 @@ struct rdi_algo {
 };
 
 extern const struct rdi_algo rdi_algo_ring_ar, rdi_algo_ring_rs, rdi_algo_ring_ag;
-extern const struct rdi_algo rdi_algo_direct, rdi_algo_owner, rdi_algo_doubling;
+extern const struct rdi_algo rdi_algo_direct, rdi_algo_owner, rdi_algo_doubling, rdi_algo_node;
 extern const struct rdi_algo rdi_algo_bcast_tree, rdi_algo_bcast_chain;
 extern const struct rdi_algo rdi_algo_reduce_tree, rdi_algo_reduce_chain;
 extern const struct rdi_algo rdi_algo_pairs, rdi_algo_p2p, rdi_algo_barrier;
@@ -240,6 +244,7 @@ struct rondo_comm {
     uint64_t id;
     int rank, size, local_rank, local_size;
     int *world; // world rank of each rank
+    struct rdi_layout layout;
     struct rdi_plan plan;
     uint64_t plan_hash;
     uint64_t seq, split_seq; // collectives seen by the engine; splits made by the caller
@@ -376,6 +381,7 @@ struct rdi_peer {
     uint8_t host_id[16];
     int first; // the lowest rank of its host; valid once engine->hosts_known
     int pid;
+    struct rdi_seat seat;
     uint8_t net;                     // index of the net to use; 255 = not chosen yet
     uint16_t blob_len[RDI_MAX_NETS]; // by net, 0 = peer has none
     uint8_t *blob[RDI_MAX_NETS];     // of just that length, as there may be thousands of peers
@@ -403,6 +409,8 @@ struct rdi_engine {
     struct rdi_net *nets[RDI_MAX_NETS];
     unsigned nnets;
     struct rdi_peer *peers;      // job.size
+    struct rdi_seat seat;        // this rank's, for its record
+    int cpu;                     // for its progress thread; -1 = anywhere
     bool peers_added;            // any of them
     bool hosts_known;            // peers[].first is
     bool peers_lent;             // they are another engine's

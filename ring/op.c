@@ -186,7 +186,7 @@ static void number_collective(struct rondo_request *r) {
 // Whether the right neighbour learns of this operation by its data: otherwise it gets a signature alone, so
 // that the ring of signatures is closed for every operation and any two ranks that differ are found.
 static bool tells_right(const struct rondo_request *r) {
-    int right = (r->comm->rank + 1) % r->comm->size;
+    int right = rdi_layout_next(&r->comm->layout, 1);
     for (unsigned i = 0; i < r->nflows; i++) {
         const struct rdi_flow *f = &r->flows[i];
         bool told = f->sig_done || (f->ready > 0 && f->edge->head == f);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Which algorithm runs: a pure function of the operation and of the plan, which all ranks share.
 #include "ring/internal.h"
+#include "ring/reduce.h"
 
 #include <string.h>
 
 uint64_t rdi_plan_hash(const struct rdi_plan *p) {
     // FNV-1a over the fields, not over the struct's memory: padding must not count.
-    const uint64_t v[] = {p->ranks, p->max_local, p->strict, p->algorithm, p->direct_max, p->block};
+    const uint64_t v[] = {p->ranks,      p->max_local, p->strict, p->algorithm,
+                          p->direct_max, p->block,     p->hosts,  p->layout};
     uint64_t h = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         for (int b = 0; b < 64; b += 8) {
@@ -20,7 +22,7 @@ uint64_t rdi_plan_hash(const struct rdi_plan *p) {
 
 bool rdi_plan_valid(const struct rdi_plan *p) {
     // Algorithms divide by the block and cut elements of up to 8 bytes out of it.
-    return p->strict <= 1 && p->algorithm <= 3 && p->block >= 64 && p->block <= BLOCK_MAX &&
+    return p->strict <= 1 && p->algorithm <= 4 && p->block >= 64 && p->block <= BLOCK_MAX &&
            p->block % 64 == 0;
 }
 
@@ -28,6 +30,11 @@ bool rdi_plan_valid(const struct rdi_plan *p) {
 #define DIRECT_RANKS 8
 // On one host the ranks' memory is one wire: one pass over all contributions beats 2(n-1) hand-overs.
 #define OWNER_RANKS 64
+
+// A leader adds up what its host's ranks have, and what comes from the network, at once.
+static bool can_go_by_node(const struct rdi_plan *p) {
+    return p->hosts > 1 && p->max_local > 1 && p->max_local < RDI_REDUCE_MAX_SOURCES;
+}
 
 static enum rdi_algo_id all_reduce(const struct rdi_plan *p, uint64_t bytes) {
     if (p->strict) {
@@ -42,13 +49,21 @@ static enum rdi_algo_id all_reduce(const struct rdi_plan *p, uint64_t bytes) {
         return RDI_ALGO_DOUBLING;
     case 3:
         return RDI_ALGO_RING;
+    case 4:
+        if (can_go_by_node(p)) {
+            return RDI_ALGO_NODE;
+        }
+        break;
     default:
         break;
     }
     if (bytes <= p->direct_max) {
         return p->ranks <= DIRECT_RANKS ? RDI_ALGO_DIRECT : RDI_ALGO_DOUBLING;
     }
-    return p->max_local == p->ranks && p->ranks <= OWNER_RANKS ? RDI_ALGO_OWNER : RDI_ALGO_RING;
+    if (p->max_local == p->ranks && p->ranks <= OWNER_RANKS) {
+        return RDI_ALGO_OWNER;
+    }
+    return can_go_by_node(p) ? RDI_ALGO_NODE : RDI_ALGO_RING;
 }
 
 enum rdi_algo_id rdi_plan_choose(const struct rdi_plan *p, enum rdi_kind kind, uint64_t bytes) {
@@ -73,8 +88,8 @@ enum rdi_algo_id rdi_plan_choose(const struct rdi_plan *p, enum rdi_kind kind, u
 }
 
 const char *rdi_algo_name(enum rdi_algo_id id) {
-    static const char *const names[RDI_ALGO_COUNT] = {"none", "direct", "owner", "doubling", "ring",
-                                                      "tree", "chain",  "pairs", "device"};
+    static const char *const names[RDI_ALGO_COUNT] = {
+        "none", "direct", "owner", "doubling", "ring", "tree", "chain", "pairs", "device", "node"};
     return id < RDI_ALGO_COUNT ? names[id] : "none";
 }
 
@@ -84,6 +99,7 @@ const struct rdi_algo *rdi_algo_get(enum rdi_algo_id id, enum rdi_kind kind) {
         return id == RDI_ALGO_DIRECT     ? &rdi_algo_direct
                : id == RDI_ALGO_OWNER    ? &rdi_algo_owner
                : id == RDI_ALGO_DOUBLING ? &rdi_algo_doubling
+               : id == RDI_ALGO_NODE     ? &rdi_algo_node
                                          : &rdi_algo_ring_ar;
     case RDI_REDUCE_SCATTER:
         return id == RDI_ALGO_OWNER ? &rdi_algo_owner : &rdi_algo_ring_rs;

@@ -67,6 +67,7 @@ enum rdi_opt {
     RDI_OPT_TRANSPORT,        // enum auto shm tcp verbs
     RDI_OPT_INTERFACE,        // string: names or subnets joined by '+', "" = choose
     RDI_OPT_FAMILY,           // enum auto ipv4 ipv6
+    RDI_OPT_TOPOLOGY,         // string: file, "none", "" = this host
     RDI_OPT_TCP_SOCKETS,      // int, sockets per link and rail
     RDI_OPT_SLOTS,            // int, slots per link
     RDI_OPT_CHUNK,            // size, bytes per message; 0 = the transport's own
@@ -127,6 +128,7 @@ rondo_status rdi_options_load(struct rdi_options *o, const char *text,
 // Who this process is in the job, and the secret that all of its connections prove to know.
 struct rdi_job {
     int rank, size, local_rank; // local_rank -1 when unknown
+    int local_size;             // ranks of this host; 0 when unknown
     bool auth;                  // false only with auth=none
     const uint8_t *key; // RDI_KEY_BYTES derived from the job's key, in secret memory; NULL: zeros
     char host[RDI_HOST_MAX]; // this host's name, for messages

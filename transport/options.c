@@ -24,6 +24,9 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
                            "and link-local ones"},
     [RDI_OPT_FAMILY] = {"family", "enum", "auto", "auto|ipv4|ipv6",
                         "address family; auto: IPv4 before IPv6"},
+    [RDI_OPT_TOPOLOGY] = {"topology", "string", "", "none|FILE|empty to look at this host",
+                          "what NICs, progress thread and ring order are decided from; FILE: saved"
+                          " by rondo-topo or lstopo"},
     [RDI_OPT_TCP_SOCKETS] = {"tcp_sockets", "int", "1", "1..8",
                              "TCP connections per link and interface"},
     [RDI_OPT_SLOTS] = {"slots", "int", "8", "2..64",
@@ -50,7 +53,7 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
          " cores and local ranks"},
     [RDI_OPT_ORDER] = {"order", "enum", "default", "default|strict",
                        "order of additions; strict: from rank 0 upwards, whatever the algorithm"},
-    [RDI_OPT_ALGORITHM] = {"algorithm", "enum", "auto", "auto|direct|doubling|ring",
+    [RDI_OPT_ALGORITHM] = {"algorithm", "enum", "auto", "auto|direct|doubling|ring|node",
                            "algorithm of collectives; auto: by size and number of ranks"},
     [RDI_OPT_DIRECT_MAX] =
         {"direct_max", "size", "32K", "0..64M",

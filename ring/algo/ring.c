@@ -2,8 +2,8 @@
 // The pipelined ring: all_reduce, reduce_scatter, all_gather (Patarasuk and Yuan, "Bandwidth optimal
 // all-reduce algorithms for clusters of workstations", 2009).
 //
-// The data is cut in n blocks. Rank r sends to r+1 and receives from r-1. all_reduce with n = 4, each column
-// a rank, block numbers as they are sent, partial sums while step < n-1, results after that:
+// The data is cut in n blocks. The ranks stand around the ring as the layout says (ring/layout.h), below as they are
+// numbered. Each sends to the next and receives from the one before. all_reduce with n = 4, each column a rank, block numbers as they are sent, partial sums while step < n-1, results after that:
 //
 //             rank 0   rank 1   rank 2   rank 3
 //   step 0      0        1        2        3      own data
@@ -21,88 +21,54 @@
 // Data larger than n * plan.block goes in segments, one after the other in the same streams, so that what is
 // reduced is passed on while it is still in the cache. Overwriting is safe without waiting: a result for a
 // block can only arrive after everybody, also our right neighbour, has consumed our part of it.
+#include "ring/algo/blocks.h"
 #include "ring/work.h"
 
 #include <stdlib.h>
 
 enum { S_BLOCK, S_SEGS, S_STEPS, S_FULL }; // indexes of req->state
 
-// Blocks b = 0 .. n-1 of one segment: all `len` bytes, the last ones shorter or empty.
-struct seg {
-    uint64_t base;   // of the segment: in the data (all_reduce) or in each block (reduce_scatter)
-    uint64_t bytes;  // of all blocks
-    uint64_t len;    // of a block
-    uint64_t stream; // offset in the flow's stream where the segment begins
-    uint64_t k;
-};
-
-static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-
-// Bytes of blocks [0, b).
-static uint64_t before(const struct seg *g, uint64_t b) { return min64(b * g->len, g->bytes); }
-
-// Bytes of `steps` blocks going down from b0, modulo n.
-static uint64_t descend(const struct seg *g, uint64_t n, uint64_t b0, uint64_t steps) {
-    uint64_t whole = steps / n * g->bytes, s = steps % n;
-    if (s <= b0 + 1) {
-        return whole + before(g, b0 + 1) - before(g, b0 + 1 - s);
-    }
-    return whole + before(g, b0 + 1) + g->bytes - before(g, n - (s - b0 - 1));
-}
-
-// The inverse: byte x of the blocks going down from b0 lies in `block` at `within`, in step `step`.
-static void locate(const struct seg *g, uint64_t n, uint64_t b0, uint64_t x, uint64_t *step,
-                   uint64_t *block, uint64_t *within) {
-    uint64_t cycle = x / g->bytes, head = before(g, b0 + 1);
-    x %= g->bytes;
-    uint64_t top = x < head ? head : g->bytes + head; // byte x, counted down from here
-    uint64_t b = (top - 1 - x) / g->len;
-    *block = b;
-    *within = x - (top - before(g, b + 1));
-    *step = cycle * n + (x < head ? b0 - b : b0 + n - b);
-}
-
-static struct seg segment(const struct rondo_request *r, uint64_t k) {
+static struct rdi_seg segment(const struct rondo_request *r, uint64_t k) {
     uint64_t n = (uint64_t)r->comm->size, block = r->state[S_BLOCK];
-    struct seg g = {.k = k, .stream = k * r->state[S_FULL], .len = block};
+    struct rdi_seg g = {.k = k, .stream = k * r->state[S_FULL], .len = block};
     if (r->kind == RDI_ALL_REDUCE) {
         g.base = k * n * block;
-        g.bytes = min64(n * block, r->bytes - g.base);
+        g.bytes = rdi_min64(n * block, r->bytes - g.base);
         if (g.bytes < n * block) {
             // Last segment: shared out evenly, in whole cache lines so that no element is cut.
             g.len = ((g.bytes + n - 1) / n + 63) / 64 * 64;
         }
     } else {
         g.base = k * block;
-        g.len = min64(block, r->bytes - g.base);
+        g.len = rdi_min64(block, r->bytes - g.base);
         g.bytes = n * g.len;
     }
     return g;
 }
 
-// First block of the stream: for reduce_scatter one lower, so that block r ends on rank r.
+// First block of the stream: for reduce_scatter one lower, so that each block ends where it belongs.
 static uint64_t first_block(const struct rondo_request *r, bool out) {
-    uint64_t n = (uint64_t)r->comm->size, rank = (uint64_t)r->comm->rank;
-    return (rank + 2 * n - (out ? 0 : 1) - (r->kind == RDI_REDUCE_SCATTER ? 1 : 0)) % n;
+    uint64_t n = (uint64_t)r->comm->size, at = (uint64_t)r->comm->layout.pos;
+    return (at + 2 * n - (out ? 0 : 1) - (r->kind == RDI_REDUCE_SCATTER ? 1 : 0)) % n;
 }
 
 static uint64_t stream_total(const struct rondo_request *r, bool out) {
-    struct seg last = segment(r, r->state[S_SEGS] - 1);
+    struct rdi_seg last = segment(r, r->state[S_SEGS] - 1);
     return last.stream +
-           descend(&last, (uint64_t)r->comm->size, first_block(r, out), r->state[S_STEPS]);
+           rdi_seg_descend(&last, (uint64_t)r->comm->size, first_block(r, out), r->state[S_STEPS]);
 }
 
 struct place {
-    struct seg g;
+    struct rdi_seg g;
     uint64_t step, block, within, left; // left: bytes to the end of the block
 };
 
 static struct place place_of(const struct rondo_request *r, bool out, uint64_t off) {
     struct place p;
-    p.g = segment(r, min64(off / r->state[S_FULL], r->state[S_SEGS] - 1));
-    locate(&p.g, (uint64_t)r->comm->size, first_block(r, out), off - p.g.stream, &p.step, &p.block,
-           &p.within);
-    p.left = before(&p.g, p.block + 1) - before(&p.g, p.block) - p.within;
+    p.g = segment(r, rdi_min64(off / r->state[S_FULL], r->state[S_SEGS] - 1));
+    rdi_seg_locate(&p.g, (uint64_t)r->comm->size, first_block(r, out), off - p.g.stream, &p.step,
+                   &p.block, &p.within);
+    p.left = rdi_seg_before(&p.g, p.block + 1) - rdi_seg_before(&p.g, p.block) - p.within;
     return p;
 }
 
@@ -111,17 +77,19 @@ static uint64_t offset_of(const struct rondo_request *r, const struct place *p) 
     if (r->kind == RDI_ALL_REDUCE) {
         return p->g.base + p->block * p->g.len + p->within;
     }
-    return p->block * r->bytes + p->g.base + p->within;
+    return (uint64_t)rdi_layout_rank(&r->comm->layout, (int)p->block) * r->bytes + p->g.base +
+           p->within;
 }
 
 // Raises the out-flow's `ready` to what the in-flow has consumed. Both streams exist always: each block is
 // in each of them at least once.
 static void raise_ready(struct rondo_request *r) {
     struct rdi_flow *in = &r->flows[0], *out = &r->flows[1];
-    struct seg g = segment(r, min64(in->done / r->state[S_FULL], r->state[S_SEGS] - 1));
+    struct rdi_seg g = segment(r, rdi_min64(in->done / r->state[S_FULL], r->state[S_SEGS] - 1));
     uint64_t n = (uint64_t)r->comm->size, b0 = first_block(r, true);
-    uint64_t first = descend(&g, n, b0, 1), total = descend(&g, n, b0, r->state[S_STEPS]);
-    out->ready = g.stream + min64(first + in->done - g.stream, total);
+    uint64_t first = rdi_seg_descend(&g, n, b0, 1),
+             total = rdi_seg_descend(&g, n, b0, r->state[S_STEPS]);
+    out->ready = g.stream + rdi_min64(first + in->done - g.stream, total);
 }
 
 // `block`: bytes of a block in a full segment.
@@ -134,11 +102,12 @@ static rondo_status setup_streams(struct rondo_request *r, uint64_t block, uint6
     r->state[S_FULL] = steps * block;
     rondo_status s = rdi_flow_reserve(r, 2);
     if (s == RONDO_OK) {
-        s = rdi_flow_add(r, false, (r->comm->rank + (int)n - 1) % (int)n, 0, stream_total(r, false),
-                         0);
+        s = rdi_flow_add(r, false, rdi_layout_next(&r->comm->layout, (int)n - 1), 0,
+                         stream_total(r, false), 0);
     }
     if (s == RONDO_OK) {
-        s = rdi_flow_add(r, true, (r->comm->rank + 1) % (int)n, 1, stream_total(r, true), 0);
+        s = rdi_flow_add(r, true, rdi_layout_next(&r->comm->layout, 1), 1, stream_total(r, true),
+                         0);
     }
     if (s == RONDO_OK) {
         raise_ready(r);
@@ -187,7 +156,7 @@ static int ar_advance(struct rondo_request *r) {
     while (in->done < in->total && rdi_flow_peek(in, &data, &len)) {
         struct place p = place_of(r, false, in->done);
         uint64_t at = offset_of(r, &p);
-        len = min64(len, p.left);
+        len = rdi_min64(len, p.left);
         if (p.step >= n - 1) {
             if (data != r->recv + at) {
                 rdi_work_copy(r, r->recv + at, data, len);
@@ -253,7 +222,7 @@ static int ag_advance(struct rondo_request *r) {
     while (in->done < in->total && rdi_flow_peek(in, &data, &len)) {
         struct place p = place_of(r, false, in->done);
         char *to = r->recv + offset_of(r, &p);
-        len = min64(len, p.left);
+        len = rdi_min64(len, p.left);
         if (data != to) {
             rdi_work_copy(r, to, data, len);
         }
@@ -277,7 +246,7 @@ const struct rdi_algo rdi_algo_ring_ag = {.id = RDI_ALGO_RING,
 // blocks that alternate by step. A scratch block may be written again once the step that sent it is done.
 
 static rondo_status rs_setup(struct rondo_request *r) {
-    uint64_t n = (uint64_t)r->comm->size, block = min64(r->comm->plan.block, r->bytes);
+    uint64_t n = (uint64_t)r->comm->size, block = rdi_min64(r->comm->plan.block, r->bytes);
     if (n == 1 || r->bytes == 0) {
         if (r->send != r->recv && r->bytes) {
             rdi_work_copy(r, r->recv, r->send, r->bytes);
@@ -314,8 +283,8 @@ static uint64_t rs_needs(const struct rondo_request *r, uint64_t number, uint64_
         return 0;
     }
     uint64_t k = (number - 1) / r->state[S_STEPS], step = (number - 1) % r->state[S_STEPS];
-    struct seg g = segment(r, k);
-    return g.stream + step * g.len + min64(end, g.len);
+    struct rdi_seg g = segment(r, k);
+    return g.stream + step * g.len + rdi_min64(end, g.len);
 }
 
 static int rs_advance(struct rondo_request *r) {
@@ -329,7 +298,7 @@ static int rs_advance(struct rondo_request *r) {
     while (in->done < in->total && rdi_flow_peek(in, &data, &len)) {
         struct place p = place_of(r, false, in->done);
         bool last = p.step == n - 2;
-        len = min64(len, p.left);
+        len = rdi_min64(len, p.left);
         if (!last && out->done < rs_needs(r, p.g.k * (n - 1) + p.step, p.within + len)) {
             break;
         }

@@ -35,7 +35,7 @@ enum cluster_way {
     CLUSTER_TREE,
     CLUSTER_CHAIN,
     CLUSTER_PAIRS,
-    CLUSTER_NODES, // reduce in each host, all_reduce among the first ranks of the hosts, broadcast in each host
+    CLUSTER_NODE,
     CLUSTER_WAYS
 };
 

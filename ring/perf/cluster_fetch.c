@@ -17,7 +17,7 @@ static void fetch(const void *at, size_t bytes) {
 
 static void fetch_rank(const struct member *m) {
     const struct rdi_engine *e = m->engine;
-    const struct rondo_comm *c = m->comm[m->phase];
+    const struct rondo_comm *c = m->comm;
     FETCH(e, env, recorder.times);
     FETCH(c, engine, accused.since);
     fetch(m->req, sizeof *m->req);

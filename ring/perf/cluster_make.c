@@ -71,35 +71,29 @@ static rondo_status make_engine(struct run *r, int rank, const struct rdi_option
     return s;
 }
 
-static rondo_status make_comm(struct run *r, int rank, int phase, int first, int step, int n) {
-    int *world = malloc((size_t)n * sizeof *world);
-    if (!world) {
-        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a list of %d ranks", n);
-    }
-    for (int i = 0; i < n; i++) {
-        world[i] = first + i * step;
-    }
+static rondo_status make_comm(struct run *r, int rank, const int *world) {
     struct member *m = &r->member[rank];
-    uint64_t id = 1 + (uint64_t)first + ((uint64_t)step << 20) + ((uint64_t)phase << 40);
-    rondo_status s =
-        rdi_comm_create(m->engine, id, (rank - first) / step, n, world, &r->plan, &m->comm[phase]);
-    free(world);
+    rondo_status s = rdi_comm_create(m->engine, 1, rank, r->job->ranks, world, &r->plan, &m->comm);
     if (s == RONDO_OK) {
-        m->comm[phase]->timeout_ms = INT32_MAX;
+        m->comm->timeout_ms = INT32_MAX;
     }
     return s;
 }
 
-static rondo_status make_comms(struct run *r, int rank) {
-    int n = r->job->ranks, local = cluster_per_host(r->job), first = rank / local * local;
-    if (r->job->way != CLUSTER_NODES) {
-        return make_comm(r, rank, 0, 0, 1, n);
+static rondo_status make_comms(struct run *r) {
+    int n = r->job->ranks, *world = malloc((size_t)n * sizeof *world);
+    if (!world) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for a list of %d ranks", n);
     }
-    rondo_status s = make_comm(r, rank, 0, first, 1, local);
-    if (s == RONDO_OK && rank == first) {
-        s = make_comm(r, rank, 1, 0, local, n / local);
+    for (int i = 0; i < n; i++) {
+        world[i] = i;
     }
-    return s == RONDO_OK ? make_comm(r, rank, 2, first, 1, local) : s;
+    rondo_status s = RONDO_OK;
+    for (int i = 0; i < n && s == RONDO_OK; i++) {
+        s = make_comm(r, i, world);
+    }
+    free(world);
+    return s;
 }
 
 // ---- Payload -------------------------------------------------------------------------------------
@@ -163,9 +157,7 @@ rondo_status cluster_make(struct run *r, const struct rdi_options *o) {
     for (int i = 1; i < n && s == RONDO_OK; i++) {
         s = rdi_engine_lend_peers(r->member[0].engine, r->member[i].engine);
     }
-    for (int i = 0; i < n && s == RONDO_OK; i++) {
-        s = make_comms(r, i);
-    }
+    s = s == RONDO_OK ? make_comms(r) : s;
     return s == RONDO_OK ? make_buffers(r) : s;
 }
 
@@ -173,7 +165,7 @@ void cluster_close(struct run *r) {
     for (int i = r->job->ranks - 1; r->member && i >= 0; i--) {
         struct member *m = &r->member[i];
         if (m->req) {
-            struct rondo_comm *c = m->comm[m->phase];
+            struct rondo_comm *c = m->comm;
             rdi_comm_fail(c, RONDO_ERR_ABORTED, "the simulation ends");
             c->drain_until = 0;
             (void)rdi_comm_progress(c, UINT64_MAX, false);

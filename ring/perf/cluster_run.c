@@ -14,28 +14,12 @@
 
 // ---- The operation -------------------------------------------------------------------------------
 
-static enum rdi_kind kind_of(const struct run *r, int phase) {
-    static const enum rdi_kind nodes[] = {RDI_REDUCE, RDI_ALL_REDUCE, RDI_BROADCAST};
-    return r->job->way == CLUSTER_NODES ? nodes[phase] : r->job->kind;
-}
-
 static bool is_split(enum rdi_kind k) {
     return k == RDI_REDUCE_SCATTER || k == RDI_ALL_GATHER || k == RDI_ALL_TO_ALL;
 }
 
-static rondo_status begin(struct run *r, struct member *m) {
-    while (m->phase < r->phases && !m->comm[m->phase]) {
-        m->phase++;
-    }
-    if (m->phase == r->phases) {
-        uint64_t end = rdi_sim_busy_until(m->node);
-        r->end = end > r->end ? end : r->end;
-        r->left--;
-        return RONDO_OK;
-    }
-    enum rdi_kind kind = kind_of(r, m->phase);
-    const char *send = m->phase > 0 ? m->recv : m->send;
-    rondo_status s = rdi_request_new(m->comm[m->phase], kind, send, m->recv, r->count, RONDO_I32,
+static rondo_status begin(const struct run *r, struct member *m) {
+    rondo_status s = rdi_request_new(m->comm, r->job->kind, m->send, m->recv, r->count, RONDO_I32,
                                      RONDO_SUM, 0, &m->req);
     if (s == RONDO_OK) {
         rdi_engine_push(m->engine, m->req);
@@ -45,22 +29,17 @@ static rondo_status begin(struct run *r, struct member *m) {
 }
 
 static rondo_status turn(struct run *r, struct member *m) {
-    for (;;) {
-        while (rdi_engine_progress(m->engine, false)) {}
-        if (!m->req || !atomic_load_explicit(&m->req->complete, memory_order_acquire)) {
-            break;
-        }
+    while (rdi_engine_progress(m->engine, false)) {}
+    if (m->req && atomic_load_explicit(&m->req->complete, memory_order_acquire)) {
         rondo_status s = m->req->status;
         if (s != RONDO_OK) {
-            return rdi_fail(s, "rank %d: %s", m->engine->job.rank, m->comm[m->phase]->why);
+            return rdi_fail(s, "rank %d: %s", m->engine->job.rank, m->comm->why);
         }
         rdi_request_free(m->req);
         m->req = NULL;
-        m->phase++;
-        s = begin(r, m);
-        if (s != RONDO_OK) {
-            return s;
-        }
+        uint64_t end = rdi_sim_busy_until(m->node);
+        r->end = end > r->end ? end : r->end;
+        r->left--;
     }
     uint64_t timeout = UINT64_MAX;
     (void)m->engine->nets[0]->ops->arm(m->engine->nets[0], &timeout);
@@ -81,7 +60,6 @@ static rondo_status drive(struct run *r) {
     rondo_status s = RONDO_OK;
     r->left = n;
     for (int i = 0; i < n && s == RONDO_OK; i++) {
-        r->member[i].phase = 0;
         s = begin(r, &r->member[i]);
     }
     while (r->left > 0 && s == RONDO_OK && !r->broken) {
@@ -121,7 +99,6 @@ static char *no_environment(const char *name) {
 
 static rondo_status prepare(struct run *r, struct rdi_options *o) {
     cluster_plan(r->job, &r->plan);
-    r->phases = r->job->way == CLUSTER_NODES ? 3 : 1;
     r->elements = r->job->bytes / 4;
     r->count = is_split(r->job->kind) ? r->elements / (uint64_t)r->job->ranks : r->elements;
     r->elements = is_split(r->job->kind) ? r->count * (uint64_t)r->job->ranks : r->elements;

@@ -14,9 +14,8 @@
 struct member { // a rank
     struct rdi_engine *engine;
     struct rdi_sim_node *node;
-    struct rondo_comm *comm[3]; // of each phase; NULL: it has no part in it
+    struct rondo_comm *comm;
     struct rondo_request *req;
-    int phase;
     char *send, *recv;
     struct run *run;
     struct rdi_work work;
@@ -28,7 +27,7 @@ struct run {
     struct rdi_plan plan;
     uint64_t count, elements; // elements: of a buffer
     double touch_ns;          // a byte
-    int phases, left;
+    int left;
     struct member *member;
     void *buffers;
     size_t buffer_bytes; // of all of them

@@ -10,7 +10,7 @@
 
 const char *cluster_way_name(enum cluster_way way) {
     static const char *const names[CLUSTER_WAYS] = {"plan", "direct", "doubling", "owner", "ring",
-                                                    "tree", "chain",  "pairs",    "nodes"};
+                                                    "tree", "chain",  "pairs",    "node"};
     return names[way];
 }
 
@@ -30,9 +30,9 @@ bool cluster_can(enum rdi_kind kind, enum cluster_way way, int ranks, int ranks_
         return kind == RDI_BROADCAST || kind == RDI_REDUCE;
     case CLUSTER_PAIRS:
         return kind == RDI_ALL_TO_ALL;
-    case CLUSTER_NODES:
+    case CLUSTER_NODE:
         return kind == RDI_ALL_REDUCE && ranks_per_host > 1 && ranks > ranks_per_host &&
-               ranks % ranks_per_host == 0;
+               ranks_per_host < RDI_REDUCE_MAX_SOURCES;
     default:
         return true;
     }
@@ -52,14 +52,13 @@ double cluster_messages(const struct cluster_job *j) {
     double n = j->ranks, bytes = (double)j->bytes, pieces = ceil(bytes / CHUNK);
     struct rdi_plan plan;
     cluster_plan(j, &plan);
-    if (j->way == CLUSTER_NODES) {
-        return 2 * ring_messages(n / cluster_per_host(j), bytes) + 2 * n * pieces;
-    }
     switch (rdi_plan_choose(&plan, j->kind, j->bytes)) {
     case RDI_ALGO_DIRECT:
         return n * n * pieces;
     case RDI_ALGO_DOUBLING:
         return n * ceil(log2(n)) * pieces;
+    case RDI_ALGO_NODE:
+        return 2 * ring_messages(plan.hosts, bytes) + 2 * n * pieces;
     case RDI_ALGO_TREE:
     case RDI_ALGO_CHAIN:
         return n * pieces;
@@ -74,8 +73,10 @@ double cluster_messages(const struct cluster_job *j) {
 }
 
 void cluster_plan(const struct cluster_job *j, struct rdi_plan *plan) {
+    uint32_t hosts = (uint32_t)((j->ranks + cluster_per_host(j) - 1) / cluster_per_host(j));
     *plan = (struct rdi_plan){.ranks = (uint32_t)j->ranks,
                               .max_local = (uint32_t)cluster_per_host(j),
+                              .hosts = hosts,
                               .direct_max = 64 << 10,
                               .block = 256 << 10};
     switch (j->way) {
@@ -87,6 +88,9 @@ void cluster_plan(const struct cluster_job *j, struct rdi_plan *plan) {
         break;
     case CLUSTER_RING:
         plan->algorithm = 3;
+        break;
+    case CLUSTER_NODE:
+        plan->algorithm = 4;
         break;
     case CLUSTER_OWNER:
         plan->strict = 1;

@@ -41,6 +41,7 @@ static void make_engine(struct cluster *c, int r) {
         give_up("rdi_engine_create: %s", rondo_last_error());
     }
     k->engine->peers[r].pid = 1000 + r;
+    k->engine->seat = sc->seats[r];
     k->next_at = below(sc, sc->max_delay + 1);
     rdi_sim_poke(k->node);
 }

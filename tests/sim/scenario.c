@@ -75,6 +75,20 @@ static char *no_environment(const char *name) {
     return NULL;
 }
 
+// NICs that agree with nothing: whatever ranks say of theirs, all have to draw the same rings from it.
+static void make_seats(struct scenario *sc) {
+    bool known = chance(sc, 60);
+    for (int r = 0; known && r < sc->n; r++) {
+        struct rdi_seat *s = &sc->seats[r];
+        s->nics = (uint8_t)(1 + below(sc, 4));
+        s->uses = (uint16_t)(1 + below(sc, (UINT64_C(1) << s->nics) - 1));
+        s->chain = (uint16_t)below(sc, 8);
+        for (unsigned i = 0; i < s->nics; i++) {
+            s->to[i] = (uint8_t)below(sc, 6);
+        }
+    }
+}
+
 static void make_cluster(struct scenario *sc) {
     unsigned kind = (unsigned)below(sc, 100);
     sc->n = kind < 70   ? 1 + (int)below(sc, 5)
@@ -85,6 +99,7 @@ static void make_cluster(struct scenario *sc) {
     for (int r = 0; r < sc->n; r++) {
         sc->hosts[r] = hosts == sc->n ? r : (int)below(sc, (uint64_t)hosts);
     }
+    make_seats(sc);
     if (rdi_options_load(&sc->options, NULL, no_environment) != RONDO_OK) {
         give_up("options: %s", rondo_last_error());
     }
@@ -96,7 +111,7 @@ static void make_cluster(struct scenario *sc) {
     sc->options.num[RDI_OPT_CONNECT_TIMEOUT] = 5000;
     sc->options.num[RDI_OPT_PATH_GRACE] = 2000;
     sc->plan = (struct rdi_plan){.strict = chance(sc, 35),
-                                 .algorithm = chance(sc, 55) ? 0 : 1 + (uint32_t)below(sc, 3),
+                                 .algorithm = chance(sc, 55) ? 0 : 1 + (uint32_t)below(sc, 4),
                                  .direct_max = PICK(sc, 0, 64, 1024, 32768),
                                  .block = 64 * (large ? 16 + below(sc, 240) : spread(sc, 1, 64))};
 }

@@ -85,6 +85,7 @@ struct scenario {
     bool verbose;
     enum fault fault;
     int n, hosts[MAX_RANKS];
+    struct rdi_seat seats[MAX_RANKS];
     struct rdi_plan plan;
     struct rdi_options options;
     struct rdi_sim_config net;

@@ -19,7 +19,7 @@
 
 static void test_choice(void **state) {
     (void)state;
-    struct rdi_plan p = {.ranks = 4, .max_local = 2, .direct_max = 1000, .block = 4096};
+    struct rdi_plan p = {.ranks = 4, .max_local = 1, .hosts = 4, .direct_max = 1000, .block = 4096};
     assert_int_equal(rdi_plan_choose(&p, RDI_ALL_REDUCE, 1000), RDI_ALGO_DIRECT);
     assert_int_equal(rdi_plan_choose(&p, RDI_ALL_REDUCE, 1001), RDI_ALGO_RING);
     assert_int_equal(rdi_plan_choose(&p, RDI_BROADCAST, 1000), RDI_ALGO_TREE);
@@ -28,7 +28,14 @@ static void test_choice(void **state) {
     assert_int_equal(rdi_plan_choose(&p, RDI_REDUCE, 1001), RDI_ALGO_CHAIN);
     assert_int_equal(rdi_plan_choose(&p, RDI_REDUCE_SCATTER, 1), RDI_ALGO_RING);
     assert_int_equal(rdi_plan_choose(&p, RDI_ALL_GATHER, 1), RDI_ALGO_RING);
+    p.max_local = p.hosts = 2; // two on each of two hosts
+    assert_int_equal(rdi_plan_choose(&p, RDI_ALL_REDUCE, 1000), RDI_ALGO_DIRECT);
+    assert_int_equal(rdi_plan_choose(&p, RDI_ALL_REDUCE, 1001), RDI_ALGO_NODE);
+    assert_int_equal(rdi_plan_choose(&p, RDI_REDUCE_SCATTER, 1001), RDI_ALGO_RING);
+    p.max_local = 64; // more than can be added up at once with what comes from the network
+    assert_int_equal(rdi_plan_choose(&p, RDI_ALL_REDUCE, 1001), RDI_ALGO_RING);
     p.max_local = 4; // all on one host
+    p.hosts = 1;
     assert_int_equal(rdi_plan_choose(&p, RDI_ALL_REDUCE, 1001), RDI_ALGO_OWNER);
     p.ranks = p.max_local = 9; // too many for everybody to everybody
     assert_int_equal(rdi_plan_choose(&p, RDI_ALL_REDUCE, 1000), RDI_ALGO_DOUBLING);
@@ -39,7 +46,7 @@ static void test_choice(void **state) {
 // order=strict must never get an algorithm that adds in another order than that of ranks.
 static void test_strict_choice(void **state) {
     (void)state;
-    for (uint32_t forced = 0; forced < 4; forced++) {
+    for (uint32_t forced = 0; forced <= 4; forced++) {
         for (uint32_t ranks = 2; ranks <= 64; ranks++) {
             struct rdi_plan p = {.ranks = ranks,
                                  .max_local = 1,
@@ -60,9 +67,13 @@ static void test_strict_choice(void **state) {
 static void test_every_choice_exists(void **state) {
     (void)state;
     for (int k = 0; k < RDI_KIND_COUNT; k++) {
-        for (uint32_t forced = 0; forced < 4; forced++) {
-            struct rdi_plan p = {
-                .ranks = 5, .max_local = 1, .algorithm = forced, .direct_max = 10, .block = 64};
+        for (uint32_t forced = 0; forced <= 4; forced++) {
+            struct rdi_plan p = {.ranks = 5,
+                                 .max_local = 3,
+                                 .hosts = 2,
+                                 .algorithm = forced,
+                                 .direct_max = 10,
+                                 .block = 64};
             for (uint64_t bytes = 1; bytes < 100; bytes += 90) {
                 enum rdi_algo_id id = rdi_plan_choose(&p, (enum rdi_kind)k, bytes);
                 const struct rdi_algo *a = rdi_algo_get(id, (enum rdi_kind)k);
@@ -82,10 +93,11 @@ static void test_hash(void **state) {
     a = (struct rdi_plan){.ranks = 4, .direct_max = 7, .block = 64};
     b.ranks = 4, b.direct_max = 7, b.block = 64;
     assert_int_equal(rdi_plan_hash(&a), rdi_plan_hash(&b));
-    struct rdi_plan changed[6] = {a, a, a, a, a, a};
+    struct rdi_plan changed[8] = {a, a, a, a, a, a, a, a};
     changed[0].ranks++, changed[1].max_local++, changed[2].strict++;
     changed[3].algorithm++, changed[4].direct_max++, changed[5].block++;
-    for (int i = 0; i < 6; i++) {
+    changed[6].hosts++, changed[7].layout++;
+    for (int i = 0; i < 8; i++) {
         assert_int_not_equal(rdi_plan_hash(&changed[i]), rdi_plan_hash(&a));
     }
 }

@@ -148,14 +148,17 @@ static rondo_status meet(struct rdi_bootstrap *b, struct rdi_job *job) {
         struct rdi_exchange x = {.name = "open", .joining = true, .check = check_card, .arg = job};
         s = rdi_exchange(b, &x, &mine, sizeof mine, all, lens);
     }
-    int below = 0;
-    for (int r = 0; s == RONDO_OK && r < b->rank; r++) {
+    int below = 0, locals = 0;
+    for (int r = 0; s == RONDO_OK && r < b->size; r++) {
         struct card c = {.size = {0}};
         memcpy(&c, all[r], lens[r] < sizeof c ? lens[r] : sizeof c);
-        below += memcmp(c.host_id, job->host_id, sizeof c.host_id) == 0;
+        bool here = memcmp(c.host_id, job->host_id, sizeof c.host_id) == 0;
+        below += here && r < b->rank;
+        locals += here;
     }
-    if (s == RONDO_OK && job->local_rank < 0) {
-        job->local_rank = below;
+    if (s == RONDO_OK) {
+        job->local_rank = job->local_rank < 0 ? below : job->local_rank;
+        job->local_size = locals;
     }
     for (size_t r = 0; r < n && all != NULL; r++) {
         free(all[r]);
@@ -296,6 +299,7 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
         found.launch = launch.id;
         found.size = launch.size;
         found.local_rank = launch.local_rank;
+        found.local_size = launch.local_size;
         rdi_host_find(&found);
         s = rdi_key_find_for(config, options, &launch, getenv, &found, key_source);
     }

@@ -306,7 +306,7 @@ static int count(struct rdi_watch *w, struct rdi_w_ballot *b, bool first) {
             continue;
         }
         m.flags &= flags;
-        rdi_set_add(m.live, i);
+        rdi_ranks_add(m.live, i);
     }
     b->queried = true;
     b->queried_epoch = w->epoch;
@@ -314,7 +314,7 @@ static int count(struct rdi_watch *w, struct rdi_w_ballot *b, bool first) {
         return 0;
     }
     for (int i = 0; i < b->n; i++) {
-        if (rdi_set_has(m.live, i) && b->members[i] != w->rank) {
+        if (rdi_ranks_has(m.live, i) && b->members[i] != w->rank) {
             rdi_w_send(w, b->members[i], RDI_W_RESULT, &m, sizeof m);
         }
     }

@@ -50,7 +50,7 @@ void rdi_w_on_join_ack(struct rdi_watch *w, int from, const struct rdi_w_live *m
         memcpy(w->live_join, m->live, sizeof w->live_join);
         memset(w->acked_join, 0, sizeof w->acked_join);
     }
-    rdi_set_add(w->acked_join, from);
+    rdi_ranks_add(w->acked_join, from);
 }
 
 // What the job has decided so far, as far as a newcomer needs to know.
@@ -58,7 +58,7 @@ static void take_over(struct rdi_watch *w) {
     w->epoch = w->join_epoch;
     for (int i = 0; i < w->size; i++) {
         struct rdi_w_rank *r = &w->ranks[i];
-        bool lives = rdi_set_has(w->live_join, i);
+        bool lives = rdi_ranks_has(w->live_join, i);
         if (i != w->rank) {
             r->failed_at = lives ? 0 : w->epoch;
             r->joined_at = lives && r->peer.incarnation > 0 ? w->epoch : 0;
@@ -79,9 +79,9 @@ int rdi_w_join_progress(struct rdi_watch *w, uint64_t now) {
         if (i != w->rank && rdi_w_linked(w, i)) {
             send_record(w, i);
         }
-        if (w->has_live && rdi_set_has(w->live_join, i) && i != w->rank) {
+        if (w->has_live && rdi_ranks_has(w->live_join, i) && i != w->rank) {
             lowest = lowest < 0 ? i : lowest;
-            all = all && rdi_set_has(w->acked_join, i);
+            all = all && rdi_ranks_has(w->acked_join, i);
         }
     }
     // Other newcomers may be there, but they cannot let it in.
@@ -144,7 +144,7 @@ void rdi_w_on_join(struct rdi_watch *w, int from, const struct rdi_w_join *m) {
     struct rdi_w_live ack = {.epoch = w->epoch, .incarnation = m->incarnation};
     for (int i = 0; i < w->size; i++) {
         if (rdi_w_live(w, i)) {
-            rdi_set_add(ack.live, i);
+            rdi_ranks_add(ack.live, i);
         }
     }
     rdi_w_send(w, from, RDI_W_JOIN_ACK, &ack, sizeof ack);
@@ -155,7 +155,7 @@ void rdi_w_on_ready(struct rdi_watch *w, int from, const struct rdi_w_live *m) {
     bool all = m->epoch == w->epoch && r->record && m->incarnation == r->record_incarnation &&
                r->record_len == r->record_total;
     for (int i = 0; i < w->size; i++) {
-        all = all && (i == w->rank || !rdi_w_live(w, i) || rdi_set_has(m->live, i));
+        all = all && (i == w->rank || !rdi_w_live(w, i) || rdi_ranks_has(m->live, i));
     }
     r->ready = all;
 }
@@ -189,7 +189,7 @@ void rdi_watch_invite(struct rdi_watch *w, int rank, const struct rdi_watch_invi
         w->inviting = *in;
         memset(w->invited, 0, sizeof w->invited);
     }
-    rdi_set_add(w->invited, rank);
+    rdi_ranks_add(w->invited, rank);
     rdi_w_send(w, rank, RDI_W_INVITE, in, sizeof *in);
     w->invite_at = rdi_w_now(w) + AGAIN;
     pthread_mutex_unlock(&w->lock);
@@ -202,7 +202,7 @@ static void invite_again(struct rdi_watch *w, uint64_t now) {
     }
     w->invite_at = now + AGAIN;
     for (int i = 0; i < w->size; i++) {
-        if (rdi_set_has(w->invited, i) && rdi_w_live(w, i)) {
+        if (rdi_ranks_has(w->invited, i) && rdi_w_live(w, i)) {
             rdi_w_send(w, i, RDI_W_INVITE, &w->inviting, sizeof w->inviting);
         }
     }

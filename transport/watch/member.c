@@ -164,7 +164,7 @@ static bool compose(struct rdi_watch *w, uint64_t now, struct rdi_w_decision *d)
     for (int i = 0; i < w->size; i++) {
         const struct rdi_w_rank *r = &w->ranks[i];
         if (rdi_w_live(w, i) && r->cause != RDI_CAUSE_NONE && i != w->rank) {
-            rdi_set_add(d->failed, i);
+            rdi_ranks_add(d->failed, i);
             due |= now >= r->since + settle(w, r->cause);
             d->soft |= r->cause != RDI_CAUSE_DEAD;
             if (first < 0) {
@@ -182,7 +182,7 @@ static bool compose(struct rdi_watch *w, uint64_t now, struct rdi_w_decision *d)
 }
 
 static bool survives(const struct rdi_watch *w, const struct rdi_w_decision *d, int rank) {
-    return rdi_w_live(w, rank) && !rdi_set_has(d->failed, rank);
+    return rdi_w_live(w, rank) && !rdi_ranks_has(d->failed, rank);
 }
 
 enum majority { NONE, NOT_YET, MAJORITY };
@@ -220,7 +220,7 @@ static void cut_off(struct rdi_watch *w, const struct rdi_w_decision *d) {
     int here = 0, silent = 0;
     for (int i = 0; i < w->size; i++) {
         here += survives(w, d, i);
-        silent += rdi_w_live(w, i) && rdi_set_has(d->failed, i);
+        silent += rdi_w_live(w, i) && rdi_ranks_has(d->failed, i);
         if (i != w->rank && survives(w, d, i)) {
             rdi_w_send(w, i, RDI_W_CUT, &cut, sizeof cut);
         }
@@ -240,7 +240,7 @@ static bool same(const struct rdi_w_decision *a, const struct rdi_w_decision *b)
 
 static void spread(struct rdi_watch *w) {
     for (int i = 0; i < w->size; i++) {
-        if (i != w->rank && survives(w, &w->proposal, i) && !rdi_set_has(w->acked, i)) {
+        if (i != w->rank && survives(w, &w->proposal, i) && !rdi_ranks_has(w->acked, i)) {
             rdi_w_send(w, i, RDI_W_PROPOSE, &w->proposal, sizeof w->proposal);
         }
     }
@@ -254,7 +254,7 @@ static void note_prior(struct rdi_watch *w, int rank, const struct rdi_w_decisio
     }
     w->has_prior = true;
     w->prior_decision = *d;
-    rdi_set_add(w->prior, rank);
+    rdi_ranks_add(w->prior, rank);
 }
 
 static void propose(struct rdi_watch *w, const struct rdi_w_decision *d) {
@@ -269,7 +269,7 @@ static void propose(struct rdi_watch *w, const struct rdi_w_decision *d) {
         w->accepted.coordinator != (uint32_t)w->rank) {
         note_prior(w, w->rank, &w->accepted);
     }
-    rdi_set_add(w->acked, w->rank);
+    rdi_ranks_add(w->acked, w->rank);
     spread(w);
 }
 
@@ -282,10 +282,10 @@ static void commit_if_whole(struct rdi_watch *w) {
         if (w->ranks[i].told_stopped && i != w->rank) {
             continue;
         }
-        if (!rdi_set_has(w->acked, i)) {
+        if (!rdi_ranks_has(w->acked, i)) {
             return;
         }
-        all_prior = all_prior && rdi_set_has(w->prior, i);
+        all_prior = all_prior && rdi_ranks_has(w->prior, i);
     }
     const struct rdi_w_decision d = all_prior ? w->prior_decision : w->proposal;
     if (w->proposal.ask) {
@@ -304,7 +304,7 @@ void rdi_w_on_ack(struct rdi_watch *w, int from, uint64_t epoch, uint64_t round)
         w->round = round;
         w->proposing = false;
     } else if (round == w->proposal.round && survives(w, &w->proposal, from)) {
-        rdi_set_add(w->acked, from);
+        rdi_ranks_add(w->acked, from);
         commit_if_whole(w);
     }
 }
@@ -357,7 +357,7 @@ static bool confirms_silence(struct rdi_watch *w, int from, const struct rdi_w_d
     }
     for (int i = 0; i < w->size; i++) {
         // Of one that is known to be dead its successor may be heard.
-        if (!rdi_set_has(m->failed, i) || !rdi_w_live(w, i) || !rdi_w_hears(w, i) ||
+        if (!rdi_ranks_has(m->failed, i) || !rdi_w_live(w, i) || !rdi_w_hears(w, i) ||
             w->ranks[i].cause == RDI_CAUSE_DEAD) {
             continue;
         }
@@ -383,7 +383,7 @@ void rdi_w_on_propose(struct rdi_watch *w, int from, const struct rdi_w_decision
         return;
     }
     // One that has missed decisions gets them first; one that cannot know a newcomer answers later.
-    if (m->epoch != w->epoch + 1 || rdi_set_has(m->failed, w->rank) || !knows_joined(w, m) ||
+    if (m->epoch != w->epoch + 1 || rdi_ranks_has(m->failed, w->rank) || !knows_joined(w, m) ||
         (int)m->coordinator != from) {
         return;
     }
@@ -480,7 +480,7 @@ void rdi_w_on_commit(struct rdi_watch *w, int from, const struct rdi_w_decision 
         // Of a newcomer that has not joined yet its predecessor is meant. One that said good-bye may have said it to
         // some only: it is lost for all.
         bool before = i == w->rank && w->joining;
-        if (rdi_set_has(d.failed, i) && (rdi_w_live(w, i) || w->ranks[i].left) && !before) {
+        if (rdi_ranks_has(d.failed, i) && (rdi_w_live(w, i) || w->ranks[i].left) && !before) {
             lowest = lowest < 0 ? i : lowest;
             fail_rank(w, i, &d, lowest);
         }

@@ -158,9 +158,9 @@ struct rdi_watch_invite {
 void rdi_watch_invite(struct rdi_watch *w, int rank, const struct rdi_watch_invite *in);
 bool rdi_watch_invited(struct rdi_watch *w, struct rdi_watch_invite *out);
 
-static inline bool rdi_set_has(const uint64_t *set, int i) {
+static inline bool rdi_ranks_has(const uint64_t *set, int i) {
     return (set[i / 64] >> (i % 64) & 1) != 0;
 }
-static inline void rdi_set_add(uint64_t *set, int i) { set[i / 64] |= UINT64_C(1) << (i % 64); }
+static inline void rdi_ranks_add(uint64_t *set, int i) { set[i / 64] |= UINT64_C(1) << (i % 64); }
 
 #endif
