@@ -90,7 +90,7 @@ static struct rdi_herald *herald_of(const char *text, int *port) {
     struct rdi_herald *h = NULL;
     char cred[RDI_MUNGE_CRED];
     assert_int_equal(rdi_munge_seal(text, cred), RONDO_OK);
-    assert_int_equal(rdi_herald_start("127.0.0.1", 0, cred, &h), RONDO_OK);
+    assert_int_equal(rdi_herald_start("127.0.0.1", 0, 0, cred, &h), RONDO_OK);
     *port = rdi_herald_port(h);
     return h;
 }
@@ -143,6 +143,31 @@ static void test_herald(void **state) {
         }
     }
     ask_in_vain(port, "12.0/4", "no connection: Connection refused");
+}
+
+// Another job's ranks meet at this port, and have met soon.
+static void *stop_soon(void *arg) {
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    rdi_herald_stop(arg);
+    return NULL;
+}
+
+static void test_busy_port(void **state) {
+    (void)state;
+    int port;
+    char text[64];
+    pthread_t thread;
+    struct rdi_herald *h = herald_of("1 first", &port), *next = NULL;
+    assert_int_equal(rdi_herald_start("127.0.0.1", port, 0, "text", &next), RONDO_ERR_BOOTSTRAP);
+    assert_non_null(strstr(rondo_last_error(), "in use"));
+    assert_int_equal(pthread_create(&thread, NULL, stop_soon, h), 0);
+    char cred[RDI_MUNGE_CRED];
+    assert_int_equal(rdi_munge_seal("2 second", cred), RONDO_OK);
+    assert_int_equal(rdi_herald_start("127.0.0.1", port, 60000, cred, &next), RONDO_OK);
+    pthread_join(thread, NULL);
+    assert_int_equal(ask(port, "2", 60000, text), RONDO_OK);
+    assert_string_equal(text, "second");
+    rdi_herald_stop(next);
 }
 
 static void test_name(void **state) {
@@ -211,6 +236,7 @@ int main(void) {
         cmocka_unit_test_setup(test_credentials, setup),
         cmocka_unit_test_setup(test_no_daemon, setup),
         cmocka_unit_test_setup(test_herald, setup),
+        cmocka_unit_test_setup(test_busy_port, setup),
         cmocka_unit_test_setup(test_name, setup),
         cmocka_unit_test_setup(test_impostors, setup),
     };

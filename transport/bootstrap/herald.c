@@ -69,14 +69,14 @@ static void *serve(void *arg) {
     return NULL;
 }
 
-rondo_status rdi_herald_start(const char *addr, int port, const char *text,
+rondo_status rdi_herald_start(const char *addr, int port, int busy_ms, const char *text,
                               struct rdi_herald **out) {
     struct rdi_herald *h = calloc(1, sizeof *h);
     if (h == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory to tell the job's key");
     }
     snprintf(h->text, sizeof h->text, "%s", text);
-    rondo_status s = rdi_listen(addr, port, &h->listeners);
+    rondo_status s = rdi_listen_soon(addr, port, busy_ms, &h->listeners);
     if (s != RONDO_OK) {
         free(h);
         return s;

@@ -22,8 +22,9 @@ rondo_status rdi_munge_seal(const char *text, char cred[RDI_MUNGE_CRED]);
 const char *rdi_munge_open(const char *cred, char *text, size_t cap);
 
 // Says a text to everybody who connects, on a thread of its own, until it is stopped. `addr` NULL: all addresses.
+// Waits so long for a port that is in use.
 struct rdi_herald;
-rondo_status rdi_herald_start(const char *addr, int port, const char *text,
+rondo_status rdi_herald_start(const char *addr, int port, int busy_ms, const char *text,
                               struct rdi_herald **out);
 int rdi_herald_port(const struct rdi_herald *h);
 void rdi_herald_stop(struct rdi_herald *h);

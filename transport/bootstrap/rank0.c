@@ -4,6 +4,7 @@
 #include "transport/bootstrap/munge.h"
 #include "transport/bootstrap/point.h"
 
+#include <inttypes.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,12 +12,16 @@
 
 #define BUSY_MS 2000 // longer than another job's ranks need to meet, as a rule
 
+static int busy_ms(const struct rdi_bootstrap *b) {
+    return b->timeout_ms / 2 < BUSY_MS ? b->timeout_ms / 2 : BUSY_MS;
+}
+
 rondo_status rdi_serve(struct rdi_bootstrap *b, const char *addr, int port,
                        const struct rdi_job *job) {
     struct rdi_store_limits limits = rdi_store_default_limits;
     limits.silence_ms = (int)b->silence_ms;
     limits.one_meeting = true;
-    limits.busy_ms = b->timeout_ms / 2 < BUSY_MS ? b->timeout_ms / 2 : BUSY_MS;
+    limits.busy_ms = busy_ms(b);
     rondo_status s = rdi_store_server_start_limited(addr, port, job, &limits, &b->server);
     if (s == RONDO_OK) {
         rdi_store_server_log(b->server, &b->env);
@@ -47,11 +52,9 @@ static void prepare_point(struct rdi_bootstrap *b, const struct rdi_options *opt
     sodium_memzero(secret, sizeof secret);
 }
 
-// What all ranks of a step know, and those of no other.
-static void name_step(const struct rdi_launch *launch, char *id, size_t cap) {
-    const char *job = getenv("SLURM_JOB_ID"), *step = getenv("SLURM_STEP_ID");
-    snprintf(id, cap, "%.40s.%.40s/%d", job != NULL ? job : "", step != NULL ? step : "",
-             launch->size);
+// What all ranks of a job know, and those of no other.
+static void name_job(const struct rdi_launch *launch, char *id, size_t cap) {
+    snprintf(id, cap, "%016" PRIx64 "/%d", launch->id, launch->size);
 }
 
 static rondo_status tell_by_munge(struct rdi_bootstrap *b, const struct rdi_launch *launch,
@@ -66,7 +69,7 @@ static rondo_status tell_by_munge(struct rdi_bootstrap *b, const struct rdi_laun
     sodium_memzero(whole, sizeof whole);
     sodium_memzero(text, sizeof text);
     return s == RONDO_OK ? rdi_herald_start(launch->single_host ? "127.0.0.1" : NULL, launch->port,
-                                            cred, &b->herald)
+                                            busy_ms(b), cred, &b->herald)
                          : s;
 }
 
@@ -74,7 +77,7 @@ static rondo_status tell_by_munge(struct rdi_bootstrap *b, const struct rdi_laun
 static rondo_status share_by_munge(struct rdi_bootstrap *b, const struct rdi_launch *launch,
                                    struct rdi_point *p) {
     char id[128], text[RDI_POINT_TEXT];
-    name_step(launch, id, sizeof id);
+    name_job(launch, id, sizeof id);
     if (b->rank == 0) {
         return tell_by_munge(b, launch, id, p);
     }

@@ -8,7 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
+
+#define BUSY_PAUSE_MS 20 // between looks whether a port is free
 
 static int bind_one(const struct sockaddr *address, socklen_t len, bool both_families) {
     int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -124,6 +127,16 @@ static rondo_status listen_on_name(const char *addr, int port, struct rdi_listen
 rondo_status rdi_listen(const char *addr, int port, struct rdi_listeners *out) {
     *out = (struct rdi_listeners){.count = 0};
     return addr == NULL ? listen_on_all(port, out) : listen_on_name(addr, port, out);
+}
+
+rondo_status rdi_listen_soon(const char *addr, int port, int busy_ms, struct rdi_listeners *out) {
+    const struct timespec pause = {.tv_nsec = BUSY_PAUSE_MS * 1000000L};
+    rondo_status s = rdi_listen(addr, port, out);
+    for (int left = busy_ms; left > 0 && out->busy; left -= BUSY_PAUSE_MS) {
+        nanosleep(&pause, NULL);
+        s = rdi_listen(addr, port, out);
+    }
+    return s;
 }
 
 void rdi_listen_close(struct rdi_listeners *l) {

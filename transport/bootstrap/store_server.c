@@ -10,11 +10,9 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ACCEPT_PAUSE_MS UINT64_C(100) // after the process ran out of descriptors
-#define BUSY_PAUSE_MS 20              // between looks whether a port is free
 
 const struct rdi_store_limits rdi_store_default_limits = {.clients = 16384,
                                                           .strangers = 1024,
@@ -172,17 +170,6 @@ static void release(struct rdi_store_server *s) {
     free(s);
 }
 
-// A port that another job's meeting has is free in a moment.
-static rondo_status listen_soon(struct rdi_store_server *s, const char *addr, int port) {
-    const struct timespec pause = {.tv_nsec = BUSY_PAUSE_MS * (long)RDI_MS};
-    rondo_status status = rdi_listen(addr, port, &s->listeners);
-    for (int left = s->limits.busy_ms; left > 0 && s->listeners.busy; left -= BUSY_PAUSE_MS) {
-        nanosleep(&pause, NULL);
-        status = rdi_listen(addr, port, &s->listeners);
-    }
-    return status;
-}
-
 rondo_status rdi_store_server_start_limited(const char *addr, int port, const struct rdi_job *job,
                                             const struct rdi_store_limits *limits,
                                             struct rdi_store_server **out) {
@@ -205,7 +192,7 @@ rondo_status rdi_store_server_start_limited(const char *addr, int port, const st
         status = rdi_fail(RONDO_ERR_NOMEM, "no memory for the store's server");
     }
     if (status == RONDO_OK) {
-        status = listen_soon(s, addr, port);
+        status = rdi_listen_soon(addr, port, s->limits.busy_ms, &s->listeners);
     }
     if (status == RONDO_OK) {
         status = prepare(s);
