@@ -113,15 +113,15 @@ static void check_decision(const rondo_topo *t) {
     rdi_decision_free(d);
 }
 
-// The card of a host that is like others, ranks that are drawn as one.
-static void check_cards(const rondo_topo *t) {
-    static const size_t same[6] = {0};
-    struct rdi_decide_host hosts[6];
+// Hosts that are told in short; ranks that are drawn as one.
+static void check_many(const rondo_topo *t, int hosts, int ranks) {
+    static const size_t same[5] = {0};
+    struct rdi_decide_host in[5];
     struct rdi_decision *d = NULL;
-    for (int i = 0; i < 6; i++) {
-        hosts[i] = (struct rdi_decide_host){.name = "a", .topo = t, .ranks = 20};
+    for (int i = 0; i < hosts; i++) {
+        in[i] = (struct rdi_decide_host){.name = "a", .topo = t, .ranks = ranks};
     }
-    MUST(rdi_decide(hosts, 6, &d) == RONDO_OK);
+    MUST(rdi_decide(in, hosts, &d) == RONDO_OK);
     check_picture(d, same);
     rdi_decision_free(d);
 }
@@ -141,7 +141,8 @@ static void topology(const char *text, size_t size) {
     check_text(t, ts_text);
     check_text(t, ts_json);
     check_decision(t);
-    check_cards(t);
+    check_many(t, 5, 1);
+    check_many(t, 1, 17);
     rondo_topo_free(t);
 }
 

@@ -305,6 +305,10 @@ static void cuts_words(void **state) {
     assert_int_equal(td_write(&p, box, 0, 10, 10, false, 5, "Ethernet"), 0); // nothing fits
     assert_int_equal(p.ntexts, 3);
     assert_string_equal(td_say(&p, "a\033[2J\xff\xc2\x9b%s", "\u00fc\nb"), "a?[2J???\u00fc\nb");
+    assert_string_equal(td_say(&p, "\xef\xbf\xbe\xef\xb7\x90\xf0\x9f\xbf\xbf%s", "\uffee"),
+                        "??????????\uffee"); // no characters, and one
+    td_write(&p, box, 0, 10, 10, false, 90, "a\xef\xbf\xbf\n");
+    assert_string_equal(p.texts[3].words, "a???\n");
     td_free(&p);
 }
 

@@ -145,7 +145,7 @@ unsigned td_ring_ink(int ring);  // for a number on it
 int td_box(struct td_picture *p, enum td_kind kind, int parent, int x, int y, int w, int h);
 // Never NULL: where memory ran out, a box that belongs to nobody.
 struct td_box *td_at(struct td_picture *p, int box);
-// Words in a box, cut to `room` pixels; the width that they take.
+// Words in a box, cut to `room` pixels, with '?' for what is no text; the width that they take.
 int td_write(struct td_picture *p, int box, int dx, int dy, int size, bool bold, int room,
              const char *words);
 // The same in the middle of `room` pixels that begin at dx, in a colour.
@@ -154,7 +154,7 @@ void td_centre(struct td_picture *p, int box, int dx, int dy, int size, int room
 struct td_line *td_line(struct td_picture *p, enum td_look look, int ring, bool arrow);
 void td_point(struct td_line *l, int x, int y);
 void td_dot(struct td_picture *p, int x, int y, int r, int ring, bool hollow, int number);
-// A text that lives as long as the picture, "" when memory ran out.
+// A text that lives as long as the picture, with '?' for what is none; "" when memory ran out.
 const char *td_say(struct td_picture *p, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 const char *td_keep(struct td_picture *p, struct rdi_text *words); // frees it
@@ -173,8 +173,8 @@ struct td_group {
 struct td_cpus {
     struct td_core *cores;
     struct td_group *groups;
-    int ncores, ngroups;
-    int *core_of; // processor --> core; RDI_SET_BITS of them, -1 = none
+    int ncores, ngroups, ncpus;
+    int *core_of; // processor, below ncpus --> core; -1 = none
 };
 bool td_cpus_read(struct td_cpus *c, const rondo_topo *t);
 void td_cpus_free(struct td_cpus *c);

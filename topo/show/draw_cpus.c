@@ -54,7 +54,7 @@ static int group_for(struct td_cpus *c, const struct walk *w, uint32_t shared, i
 
 static void add_pu(struct td_cpus *c, struct walk *w, uint32_t e) {
     uint64_t pu;
-    if (!rdi_topo_number(rdi_xml_get(w->x, e, "os_index"), RDI_SET_BITS - 1, NULL, &pu)) {
+    if (!rdi_topo_number(rdi_xml_get(w->x, e, "os_index"), (uint64_t)c->ncpus - 1, NULL, &pu)) {
         return;
     }
     uint32_t core = above(w->x, e, "Core"), shared = above(w->x, e, "L3Cache");
@@ -74,22 +74,32 @@ static void add_pu(struct td_cpus *c, struct walk *w, uint32_t e) {
     w->shared = shared;
 }
 
+// More than all numbers of processors.
+static int above_all(const struct rdi_set *s) {
+    int words = RDI_SET_WORDS;
+    while (words > 0 && s->word[words - 1] == 0) {
+        words--;
+    }
+    return 32 * words;
+}
+
 bool td_cpus_read(struct td_cpus *c, const rondo_topo *t) {
     struct rdi_xml x;
     char why[200];
-    *c = (struct td_cpus){0};
-    c->cores = calloc(RDI_SET_BITS, sizeof *c->cores);
-    c->groups = calloc(RDI_SET_BITS, sizeof *c->groups);
-    c->core_of = malloc(RDI_SET_BITS * sizeof *c->core_of);
+    int most = (int)rdi_set_count(&t->cpus); // none is there twice
+    *c = (struct td_cpus){.ncpus = above_all(&t->cpus)};
+    c->cores = calloc((size_t)most, sizeof *c->cores);
+    c->groups = calloc((size_t)most, sizeof *c->groups);
+    c->core_of = malloc((size_t)c->ncpus * sizeof *c->core_of);
     // The text was read before: only memory can fail now.
     if (!c->cores || !c->groups || !c->core_of ||
         !rdi_xml_read(&x, t->text, t->len, why, sizeof why)) {
         return false;
     }
-    memset(c->core_of, 0xff, RDI_SET_BITS * sizeof *c->core_of);
+    memset(c->core_of, 0xff, (size_t)c->ncpus * sizeof *c->core_of);
     struct walk w = {.t = t, .x = &x};
     for (uint32_t i = 1; i < x.nelements; i++) {
-        if (rdi_topo_is(&x, i, "PU") && c->ncores < RDI_SET_BITS) {
+        if (rdi_topo_is(&x, i, "PU") && c->ncores < most) {
             add_pu(c, &w, i);
         }
     }

@@ -43,14 +43,27 @@ static size_t character(const char *s) {
     return n ? n : 1;
 }
 
-// Names that somebody typed may be anything; what is drawn is text, without control characters but ends of lines.
+// Numbers that Unicode gives to no character, for ever: neither XML nor Cairo takes them.
+static bool is_no_character(const unsigned char *u, size_t n) {
+    if (n == 3) {
+        return u[0] == 0xef && ((u[1] == 0xbf && u[2] >= 0xbe) ||               // U+FFFE, U+FFFF
+                                (u[1] == 0xb7 && u[2] >= 0x90 && u[2] < 0xb0)); // U+FDD0 to U+FDEF
+    }
+    return n == 4 && (u[1] & 15) == 15 && u[2] == 0xbf && u[3] >= 0xbe; // U+1FFFE and so on
+}
+
+// What cannot be drawn: no UTF-8, no character, or one that controls, but for the end of a line.
+static bool is_wrong(const char *s) {
+    const unsigned char *u = (const unsigned char *)s;
+    size_t n = rdi_utf8_character(u);
+    return n == 0 || (*u < ' ' && *u != '\n') || *u == 0x7f || (*u == 0xc2 && u[1] < 0xa0) ||
+           is_no_character(u, n);
+}
+
 static void clean(char *s) {
     for (size_t n; *s != '\0'; s += n) {
-        const unsigned char *u = (const unsigned char *)s;
-        bool wrong = rdi_utf8_character(u) == 0 || (*u < ' ' && *u != '\n') || *u == 0x7f ||
-                     (*u == 0xc2 && u[1] < 0xa0);
         n = character(s);
-        if (wrong) {
+        if (is_wrong(s)) {
             memset(s, '?', n);
         }
     }
@@ -194,6 +207,13 @@ static const char *fit(struct td_picture *p, const char *words, int size, bool b
     return n == 0 ? NULL : td_say(p, "%.*s\u2026", (int)n, words);
 }
 
+static bool is_clean(const char *s) {
+    while (*s != '\0' && !is_wrong(s)) {
+        s += character(s);
+    }
+    return *s == '\0';
+}
+
 static int put(struct td_picture *p, const struct td_text *t) {
     int width = td_width(t->words, SIZE_MAX, t->size, t->bold);
     if (t->words[0] != '\0' && GROW(p, texts, ntexts, text_cap)) {
@@ -205,6 +225,7 @@ static int put(struct td_picture *p, const struct td_text *t) {
 
 int td_write(struct td_picture *p, int box, int dx, int dy, int size, bool bold, int room,
              const char *words) {
+    words = is_clean(words) ? words : td_say(p, "%s", words);
     const char *some = fit(p, words, size, bold, room);
     struct td_text t = {.box = box, .dx = dx, .dy = dy, .size = size, .bold = bold};
     t.words = some;
@@ -214,6 +235,7 @@ int td_write(struct td_picture *p, int box, int dx, int dy, int size, bool bold,
 
 void td_centre(struct td_picture *p, int box, int dx, int dy, int size, int room, unsigned colour,
                const char *words) {
+    words = is_clean(words) ? words : td_say(p, "%s", words);
     const char *some = fit(p, words, size, false, room);
     if (some && box >= 0) {
         int spare = room - td_width(some, SIZE_MAX, size, false);

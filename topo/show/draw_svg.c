@@ -3,6 +3,8 @@
 // picture is the same bytes wherever it is made.
 #include "topo/show/draw.h"
 
+#include <string.h>
+
 #define FONT "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
 
 // ---- Looks, for the PNG, too ---------------------------------------------------------------------
@@ -90,21 +92,15 @@ struct td_stroke td_stroke_of(const struct td_line *l) {
 
 // ---- Writing -------------------------------------------------------------------------------------
 
-// Text of an element. All of it is UTF-8 without control characters; of that XML does not allow U+FFFE and U+FFFF.
 static void words(struct rdi_text *out, const char *s) {
     while (*s != '\0') {
-        size_t n = rdi_utf8_character((const unsigned char *)s);
-        unsigned char c = (unsigned char)*s;
-        bool no_character = n == 3 && c == 0xef && (unsigned char)s[1] == 0xbf &&
-                            (unsigned char)s[2] >= 0xbe; // U+FFFE, U+FFFF
-        if (n == 0 || no_character) {
-            rdi_text_add(out, "\ufffd");
-        } else if (c == '<' || c == '&' || c == '>') {
-            rdi_text_add(out, c == '<' ? "&lt;" : c == '&' ? "&amp;" : "&gt;");
-        } else {
-            rdi_text_add(out, "%.*s", (int)n, s);
+        size_t n = strcspn(s, "<&>");
+        rdi_text_add(out, "%.*s", (int)n, s);
+        s += n;
+        if (*s != '\0') {
+            rdi_text_add(out, *s == '<' ? "&lt;" : *s == '>' ? "&gt;" : "&amp;");
+            s++;
         }
-        s += n ? n : 1;
     }
 }
 
