@@ -412,10 +412,14 @@ static const struct rdi_tcp_path *slow_path(const struct rdi_tcp_link *l) {
     return others ? slow : NULL;
 }
 
+// There is to be time for the others before the link is given up.
 static uint64_t rail_patience(const struct rdi_tcp_link *l) {
-    return !l->was_up                   ? RAIL_PATIENCE
-           : l->base.net->params.prompt ? PROMPT_RAIL_PATIENCE
-                                        : LOST_RAIL_PATIENCE;
+    const struct rdi_tcp_net *n = rdi_tcp_net_of(l);
+    uint64_t most = !l->was_up              ? RAIL_PATIENCE
+                    : n->base.params.prompt ? PROMPT_RAIL_PATIENCE
+                                            : LOST_RAIL_PATIENCE;
+    uint64_t part = (l->was_up ? n->grace_ms : n->connect_ms) * RDI_MS / 4;
+    return part < most ? part : most;
 }
 
 static bool is_unanswered(const struct rdi_tcp_link *l) {

@@ -216,7 +216,9 @@ static rondo_status net_open(const struct rdi_net_params *params, struct rdi_net
         net_close(&n->base);
         return s;
     }
-    tell_rails(&n->base.params, list, count);
+    if (!params->narrow) {
+        tell_rails(&n->base.params, list, count);
+    }
     n->base.params.rails = NULL; // may end before the net does
     *out = &n->base;
     return RONDO_OK;
