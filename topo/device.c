@@ -156,6 +156,17 @@ static bool add_gpu(struct rdi_topo_reader *r, const struct rdi_topo_function *f
     return true;
 }
 
+// The last one is none after all, if it has no name: none at all, or only such as are too long to be one.
+static bool drop_nameless(struct rdi_topo_reader *r, struct rdi_topo_device *d) {
+    if (d->rdma.len + d->net.len > 0) {
+        return false;
+    }
+    rdi_text_free(&d->rdma);
+    rdi_text_free(&d->net);
+    r->t->machine.devices--;
+    return true;
+}
+
 // Only what the system has a driver for: nothing can be sent through the others.
 static bool add_nic(struct rdi_topo_reader *r, const struct rdi_topo_function *f) {
     struct rdi_topo_device *d = add_device(r, f->element, RONDO_TOPO_NIC);
@@ -165,13 +176,9 @@ static bool add_nic(struct rdi_topo_reader *r, const struct rdi_topo_function *f
     for (uint32_t i = f->element + 1; i < r->x->elements[f->element].end; i++) {
         rdi_topo_add_os_nic(r, i, d);
     }
-    if (d->rdma.len + d->net.len == 0) {
-        rdi_text_free(&d->rdma);
-        rdi_text_free(&d->net);
-        r->t->machine.devices--;
-        return true;
+    if (!drop_nameless(r, d)) {
+        describe(r, f, d);
     }
-    describe(r, f, d);
     return true;
 }
 
@@ -200,6 +207,7 @@ static bool add_lone_nic(struct rdi_topo_reader *r, uint32_t e) {
     struct rdi_topo_device *d = add_device(r, e, RONDO_TOPO_NIC);
     if (d) {
         rdi_topo_add_os_nic(r, e, d);
+        drop_nameless(r, d);
     }
     return d != NULL;
 }
