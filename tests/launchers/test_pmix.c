@@ -165,7 +165,7 @@ static void run(const struct job *j) {
         assert_true(pids[r] >= 0);
         if (pids[r] == 0) {
             run_rank(j, r);
-            _exit(0);
+            exit(0);
         }
     }
     for (int r = 0; r < j->ranks; r++) {

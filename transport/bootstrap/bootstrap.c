@@ -14,8 +14,7 @@
 #include <time.h>
 
 #define MS 1000000u
-#define LINGER_MS 3000 // rank 0's patience with ranks that still read
-#define PMIX_LEAVE_MS 5000
+#define LINGER_MS 3000    // rank 0's patience with ranks that still read
 #define FIRST_LOST_MS 200 // the store's answer is at hand, or the store is gone as well
 
 // ---- The store ----------------------------------------------------------------------------------
@@ -312,7 +311,6 @@ rondo_status rdi_bootstrap_open(const rondo_config *config, const struct rdi_opt
         set_up(b, options, env, &found);
         s = open_job(b, config, options, &launch, &found, key_source, key_later, restarts > 0);
     }
-    rdi_pmix_end(PMIX_LEAVE_MS); // where it was begun and not used
     if (s == RONDO_OK) {
         *job = found; // and the share in its key
         *out = b;

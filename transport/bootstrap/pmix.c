@@ -18,9 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LIBRARY "libpmix.so.2"
 #define KEY "rondo-point"
+#define LEAVE_MS 5000
 #define ASK_MS 10000    // for the server of this host to answer
 #define NO_TEXT INT_MIN // a status beside the library's
 
@@ -45,6 +47,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; // for all that follow
 static struct rdi_pmix pmix;
 static struct rdi_pmix_proc self;
 static bool loaded, begun, stuck;
+static pid_t owner; // who began
 
 static rondo_status load(void) {
     void *library = loaded ? NULL : dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
@@ -223,6 +226,21 @@ static void call_number(struct call *c) {
     }
 }
 
+// At the end of the process. A library that was left cannot be entered again in the same process, and an MPI library may
+// want to later; and a process that ends without having left is one that crashed, for the launcher.
+static void leave(void) {
+    // Not in a child of this process, nor while a call is under way.
+    if (getpid() != owner || pthread_mutex_trylock(&mutex) != 0) {
+        return;
+    }
+    struct call *c = begun && !stuck ? make(call_finalize) : NULL;
+    begun = false;
+    if (c != NULL && finish(c, LEAVE_MS) == RONDO_OK) {
+        destroy(c);
+    }
+    pthread_mutex_unlock(&mutex);
+}
+
 rondo_status rdi_pmix_begin(int timeout_ms) {
     pthread_mutex_lock(&mutex);
     rondo_status s = check_stuck();
@@ -236,6 +254,10 @@ rondo_status rdi_pmix_begin(int timeout_ms) {
         } else if (s == RONDO_OK) {
             begun = c->status == RDI_PMIX_SUCCESS;
             self = c->self;
+            if (begun) {
+                owner = getpid();
+                atexit(leave);
+            }
             s = begun ? RONDO_OK
                       : rdi_fail(RONDO_ERR_UNSUPPORTED, "PMIx_Init: %s",
                                  c->pmix.error_string(c->status));
@@ -315,14 +337,4 @@ char *rdi_pmix_getenv(const char *name) {
         }
     }
     return value;
-}
-
-void rdi_pmix_end(int timeout_ms) {
-    pthread_mutex_lock(&mutex);
-    struct call *c = begun && !stuck ? make(call_finalize) : NULL;
-    begun = begun && c == NULL && !stuck;
-    if (c != NULL && finish(c, timeout_ms) == RONDO_OK) {
-        destroy(c);
-    }
-    pthread_mutex_unlock(&mutex);
 }

@@ -208,9 +208,7 @@ static rondo_status share(const struct rdi_launch *l, rdi_getenv get, const stru
     const char *why;
     int fd;
     if (l->via == RDI_VIA_PMIX) {
-        rondo_status s = rdi_pmix_share(l->rank, timeout_ms, mine, text, RDI_POINT_TEXT);
-        rdi_pmix_end(timeout_ms);
-        return s;
+        return rdi_pmix_share(l->rank, timeout_ms, mine, text, RDI_POINT_TEXT);
     }
     if (!rdi_pmi_usable(get, &fd, &why)) {
         return rdi_fail(RONDO_ERR_BOOTSTRAP, "rank %d: %s", l->rank, why);

@@ -49,17 +49,15 @@ rondo_status rdi_pmi_share(int fd, int rank, const struct rdi_env *env, int time
 
 // ---- PMIx, by libpmix ----------------------------------------------------------------------------
 
-// Loads the library and connects to the launcher's server, unless that is done. RONDO_ERR_UNSUPPORTED: this does not
-// work here, for a reason.
+// Loads the library and connects to the launcher's server, until the process ends, unless that is done.
+// RONDO_ERR_UNSUPPORTED: this does not work here, for a reason.
 rondo_status rdi_pmix_begin(int timeout_ms);
 // As rdi_pmi_share(), after rdi_pmix_begin().
 rondo_status rdi_pmix_share(int rank, int timeout_ms, const char *mine, char *out, size_t cap);
 // A number that the launcher knows of the job; false: it does not. After rdi_pmix_begin().
 bool rdi_pmix_number(const char *attribute, bool of_rank, int timeout_ms, int *out);
-// Takes leave of the launcher's server.
-void rdi_pmix_end(int timeout_ms);
 // getenv(3), and what the launcher's server knows of the job: PMIX_JOB_SIZE, PMIX_LOCAL_SIZE, PMIX_LOCAL_RANK, which are
-// no variables of the environment by themselves. Then rdi_pmix_end() has to follow. The text is the thread's.
+// no variables of the environment by themselves. The text is the thread's.
 char *rdi_pmix_getenv(const char *name);
 
 #endif

@@ -48,7 +48,6 @@ static void find_place(struct doctor *d) {
         d->launch_status =
             rdi_point_choose(&d->launch, getenv, OFFER_MS, d->offer_error, sizeof d->offer_error);
     }
-    rdi_pmix_end(OFFER_MS);
     if (d->launch_status != RONDO_OK) {
         snprintf(d->launch_error, sizeof d->launch_error, "%s", rondo_last_error());
     }
