@@ -28,6 +28,12 @@ def need(tool, package):
         raise Skipped(f"{tool} is not installed (Debian's package {package})")
 
 
+def need_pmix(c):
+    done = c.run("srun", "--mpi=list")
+    if "pmix" not in done.stdout + done.stderr:
+        raise Skipped("this Slurm has no PMIx")
+
+
 # ---- What a case works with ----------------------------------------------------------------------
 
 # A model so small that some hundred steps take a second.
@@ -193,3 +199,11 @@ def check_probe(done, size, hosts=None):
 def check_report(text, ranks):
     expect(re.search(rf"report: \d+ steps on {ranks} ranks", text), f"no report of {ranks} ranks:\n{text}")
     expect("the same on all ranks" in text, "parameters differ")
+
+
+def told_by_doctor(c, name, ranks, *launcher, **more):
+    """What rondo-doctor says below a launcher: rank, size and the local rank, of which nothing else tells."""
+    done = c.run(*launcher, c.o.build / "rondo-doctor", "--only", "job", "--ranks-per-node", 2, **more)
+    found = re.findall(rf"{name}: rank (\d+) of {ranks}, local rank (\d+)", done.stdout)
+    expect(sorted(int(rank) for rank, _ in found) == list(range(ranks)), f"it tells of ranks {found}")
+    return {int(rank): int(local) for rank, local in found}

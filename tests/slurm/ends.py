@@ -5,14 +5,15 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import cluster
 from case import TRAIN, check_probe, check_report, expect, need
 
 
-def long_training(c, *options):
+def long_training(c, *options, more=()):
     """train.sbatch, as the page has it, with more steps than it will make; under way."""
-    job = c.submit("--nodes=2", "--ntasks-per-node=2", *options, c.script("train.sbatch"), *TRAIN, "--steps", 100000000)
+    job = c.submit("--nodes=2", "--ntasks-per-node=2", *options, c.script("train.sbatch"), *TRAIN, "--steps", 100000000, *more)
     c.until(lambda: job.steps() > 0, "the job trains", 30)
     return job
 
@@ -61,6 +62,22 @@ def lost_node(c):
     alone = [e for e in job.events("failed") if e["status"] == "RONDO_ERR_PARTITIONED"]
     expect(len(alone) == 1, "rank 3 does not say that it is alone")
     c.here.await_idle()
+
+
+def lost_rank(c):
+    """train.sbatch loses a rank: the others name it, the script queues the job again, and it goes on from the checkpoint"""
+    job = long_training(c, more=("--save-every", 50))
+    c.until(lambda: job.steps() >= 200, "200 steps are done, of which 150 are saved", 60)
+    pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and
+            (p / "comm").read_text(encoding="ascii") == "train_gpt\n"]
+    expect(len(pids) == 4, f"processes {pids}")
+    os.kill(pids[3], signal.SIGKILL)
+    c.until(lambda: job.fields().get("Restarts") == "1" and job.state() == "RUNNING", "the job runs again", 30)
+    named = re.findall(r"^train_gpt: .*?(rank \d+ \(host \w+, pid \d+\) ended)", job.text(), re.M)
+    expect(len(named) == 3 and len(set(named)) == 1 and f"pid {pids[3]})" in named[0], f"survivors name {named}")
+    again = lambda: re.findall(r"step +(\d+)", job.text().rsplit("train_gpt: ", 1)[1])
+    c.until(again, "it shows a step", 30)
+    expect(int(again()[0]) >= 200, f"it began anew, at {again()[0]}")
 
 
 # ---- Cancelled -----------------------------------------------------------------------------------
@@ -150,5 +167,5 @@ def batch(c):
     check_report(job.text(), 8)
 
 
-LONG = (cancel_stubborn, lost_node, time_limit)
-CASES = (batch, lost_task, lost_node, cancel, cancel_stubborn, drain, mpirun_stopped, mpiexec_stopped, time_limit)
+LONG = (lost_rank, cancel_stubborn, lost_node, time_limit)
+CASES = (batch, lost_task, lost_rank, lost_node, cancel, cancel_stubborn, drain, mpirun_stopped, mpiexec_stopped, time_limit)
