@@ -73,7 +73,7 @@ typedef struct rondo_request rondo_request;
 // ---- Communicators -------------------------------------------------------------------------------
 
 // Joins the job and creates the communicator of all ranks. `config` may be NULL: rank, size, store and key
-// are then found as rondo(7) describes (rondo-run and torchrun's variables, launchers). Blocks until all
+// are then found as rondo-launchers(7) describes (rondo-run and torchrun's variables, launchers). Blocks until all
 // ranks have come, at most option connect_timeout (60 s); the error then names the ranks that are missing.
 // The caller owns *comm. May be called several times in a process, each with its own rank (threads as ranks).
 RONDO_API rondo_status rondo_init(const rondo_config *config, rondo_comm **comm);

@@ -101,10 +101,10 @@ typedef struct rondo_store_ops {
 // What a rank says of itself. Start from RONDO_CONFIG_INIT; every field may stay unset.
 typedef struct rondo_config {
     size_t size;
-    int rank;       // 0 .. world_size-1; -1 = find it (rondo-run, torchrun, then launchers)
-    int world_size; // -1 = find it
-    int local_rank; // rank within its host; -1 = find it
-    const char *master_addr; // host that keeps the store; NULL = MASTER_ADDR
+    int rank;                // 0 .. world_size-1; -1 = find it, see rondo-launchers(7)
+    int world_size;          // -1 = find it
+    int local_rank;          // rank within its host; -1 = find it
+    const char *master_addr; // host that keeps the store; NULL = MASTER_ADDR, or found
     int master_port;         // -1 = MASTER_PORT
     const void *key;         // the job's key (secret), key_len bytes (16 .. 4096); NULL = find one,
     size_t key_len;          //   see rondo(7) for the order of sources

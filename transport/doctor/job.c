@@ -128,7 +128,9 @@ void dr_job_launcher(struct doctor *d) {
                 snprintf(local + n, sizeof local - (size_t)n, " of %d", l->local_size);
             }
         }
-        if (l->via != RDI_VIA_NONE) {
+        // By munge rank 0 is asked for the key there, if a key is needed.
+        const bool told = l->via == RDI_VIA_PMIX || l->via == RDI_VIA_PMI;
+        if (told) {
             dr_add(d, DR_OK, NULL,
                    "%s: rank %d of %d, %s; rank 0 serves the store and tells the others where,"
                    " through the launcher's %s",
@@ -143,7 +145,7 @@ void dr_job_launcher(struct doctor *d) {
             dr_add(d, DR_INFO, NULL, "what the launcher offers to tell where rank 0 is: %s",
                    d->offer_error);
         }
-        if (l->via == RDI_VIA_NONE && l->loopback && d->per_node < d->ranks) {
+        if (!told && l->loopback && d->per_node < d->ranks) {
             dr_add(d, DR_ERROR, NULL, "the store's host %s is one that only this host reaches",
                    l->host);
             dr_means(d, "ranks on other hosts never find the store");
