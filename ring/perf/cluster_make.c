@@ -48,6 +48,19 @@ static void work_done(void *self, enum rdi_work_kind kind, uint64_t bytes) {
     rdi_sim_work(m->node, (uint64_t)((double)bytes * m->run->touch_ns));
 }
 
+// A rank's NICs as transport/sim gives them out, all as near as any.
+static struct rdi_seat seat_of(const struct run *r, int rank) {
+    int per_host = cluster_per_host(r->job), local = rank % per_host;
+    int left = r->job->ranks - (rank - local), ranks = left < per_host ? left : per_host;
+    int nics = r->job->cluster->nics_per_host;
+    struct rdi_seat s = {.nics = (uint8_t)nics, .chain = (uint16_t)local};
+    for (int k = 0; k < nics; k++) {
+        bool own = nics > ranks ? k % ranks == local : local % nics == k;
+        s.uses |= (uint16_t)(own ? 1u << k : 0);
+    }
+    return s;
+}
+
 static rondo_status make_engine(struct run *r, int rank, const struct rdi_options *o) {
     struct member *m = &r->member[rank];
     const struct rdi_net_ops *ops = &rdi_sim_ops;
@@ -65,6 +78,7 @@ static rondo_status make_engine(struct run *r, int rank, const struct rdi_option
         m->run = r;
         m->work = (struct rdi_work){.self = m, .spare = !r->job->check, .done = work_done};
         m->engine->work = &m->work;
+        m->engine->seat = seat_of(r, rank);
         size_t len = rdi_engine_record(m->engine, &r->plan, record);
         s = rdi_engine_add_peer(r->member[0].engine, rank, record, len, NULL);
     }
