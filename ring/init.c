@@ -4,6 +4,7 @@
 #include "ring/internal.h"
 #include "ring/place.h"
 #include "ring/record/observe.h"
+#include "transport/memfile.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -256,6 +257,7 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     }
     e->seat = place.seat;
     e->cpu = place.cpu;
+    rdi_memfile_prefer_node(place.node);
     e->peers[job.rank].pid = (int)getpid();
     plan_from_options(options, &plan);
     if (job.size > 1) {

@@ -89,7 +89,8 @@ void rdi_place_of(const struct rdi_decision *d, int rank, struct rdi_place *out)
     const struct rdi_decided_rank *r = &d->ranks[rank];
     const struct rdi_decided_host *h = &d->hosts[r->host];
     const rondo_topo_numa_info *numa = rondo_topo_numa(h->topo, r->numa);
-    *out = (struct rdi_place){.cpu = r->cpu, .node = numa ? numa->os_index : -1};
+    bool several = rondo_topo_machine(h->topo)->numas > 1;
+    *out = (struct rdi_place){.cpu = r->cpu, .node = several && numa ? numa->os_index : -1};
     take_rails(h, r, &out->rails);
     take_seat(h, r, rank, &out->seat);
 }

@@ -12,12 +12,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/mempolicy.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -147,6 +150,23 @@ static rondo_status fail_create(int err, bool sealed, const char *what, size_t s
         what, size);
 }
 
+#define NODES 1024
+#define WORD_BITS (8 * sizeof(unsigned long))
+
+static _Atomic int preferred_node = -1;
+
+void rdi_memfile_prefer_node(int node) { atomic_store(&preferred_node, node); }
+
+// Before a page is touched. A wish: what a node has no room for comes from others, and a kernel without NUMA refuses.
+static void place(void *map, size_t size) {
+    unsigned long mask[NODES / WORD_BITS] = {0};
+    int node = atomic_load(&preferred_node);
+    if (node >= 0 && node < NODES) {
+        mask[(size_t)node / WORD_BITS] = 1UL << ((size_t)node % WORD_BITS);
+        (void)syscall(SYS_mbind, map, size, MPOL_PREFERRED, mask, (unsigned long)NODES + 1, 0U);
+    }
+}
+
 rondo_status rdi_memfile_create(const char *what, size_t bytes, enum rdi_memfile_use use, int *fd,
                                 void **map) {
     size_t size = rdi_memfile_size(bytes);
@@ -179,6 +199,7 @@ rondo_status rdi_memfile_create(const char *what, size_t bytes, enum rdi_memfile
         munmap(at, size);
         goto close_file;
     }
+    place(at, size);
     *fd = file;
     *map = at;
     return RONDO_OK;

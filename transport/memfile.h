@@ -18,6 +18,10 @@ rondo_status rdi_fail_resource(int err, const char *fmt, ...)
 // `bytes` rounded up to whole pages; at least one page. 0 when that overflows.
 size_t rdi_memfile_size(size_t bytes);
 
+// The NUMA node, by the kernel's number, that this process' memory files are to come from as far as it has room; -1 = as
+// it comes. Any thread.
+void rdi_memfile_prefer_node(int node);
+
 // Makes a file of rdi_memfile_size(bytes) zeroed bytes without a name, maps it writable and seals it: its
 // size never changes, so whoever maps it cannot be hurt by a shorter file (SIGBUS). `what` names it in errors;
 // errno has the cause of a failure.

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -370,6 +372,29 @@ static void test_threads(void **state) {
     assert_int_equal(rondo_mem_unregister(own), RONDO_ERR_USAGE);
 }
 
+// Blocks made after the wish come from that node, those before and after it as they come.
+static void test_node(void **state) {
+    (void)state;
+    unsigned long mask[16];
+    int mode = -1;
+    if (syscall(SYS_get_mempolicy, &mode, mask, 1025UL, NULL, 0UL) != 0) {
+        print_message("the kernel has no policies for memory\n");
+        skip();
+    }
+    for (int node = -1; node <= 1; node++) {
+        rdi_memfile_prefer_node(node == 1 ? 100000 : node); // one that there is not
+        void *at = alloc(100000);
+        memset(mask, 0, sizeof mask);
+        assert_int_equal(
+            syscall(SYS_get_mempolicy, &mode, mask, 1025UL, at, (unsigned long)MPOL_F_ADDR), 0);
+        assert_int_equal(mode, node == 0 ? MPOL_PREFERRED : MPOL_DEFAULT);
+        assert_int_equal(mask[0], node == 0);
+        memset(at, 1, 100000);
+        assert_int_equal(rondo_mem_free(at), RONDO_OK);
+    }
+    rdi_memfile_prefer_node(-1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_alloc),
@@ -382,6 +407,7 @@ int main(void) {
         cmocka_unit_test(test_intervals),
         cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_node),
         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
