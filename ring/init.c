@@ -257,6 +257,7 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     }
     e->seat = place.seat;
     e->cpu = place.cpu;
+    e->gpu_way = place.way;
     rdi_memfile_prefer_node(place.node);
     e->peers[job.rank].pid = (int)getpid();
     plan_from_options(options, &plan);

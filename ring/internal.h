@@ -408,9 +408,10 @@ struct rdi_engine {
     struct rdi_net_events events;
     struct rdi_net *nets[RDI_MAX_NETS];
     unsigned nnets;
-    struct rdi_peer *peers;      // job.size
-    struct rdi_seat seat;        // this rank's, for its record
-    int cpu;                     // for its progress thread; -1 = anywhere
+    struct rdi_peer *peers; // job.size
+    struct rdi_seat seat;   // this rank's, for its record
+    int cpu;                // for its progress thread; -1 = anywhere
+    struct rdi_gpu_way gpu_way;
     bool peers_added;            // any of them
     bool hosts_known;            // peers[].first is
     bool peers_lent;             // they are another engine's

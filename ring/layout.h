@@ -24,6 +24,12 @@ struct rdi_seat {
     uint16_t chain;            // its place beside those that are near
     uint8_t to[RDI_SEAT_NICS]; // rondo_topo_distance to each
 };
+// Whether NICs should read and write a GPU's memory themselves.
+struct rdi_gpu_way {
+    char pci[24];      // the GPU that it is said of; "" = of none
+    char against[160]; // why not; "" = nothing stands against it
+};
+
 void rdi_seat_write(const struct rdi_seat *s, uint8_t out[RDI_SEAT_WIRE]);
 // Takes any bytes: what makes no sense is no NIC.
 void rdi_seat_read(struct rdi_seat *s, const uint8_t in[RDI_SEAT_WIRE]);

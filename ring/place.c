@@ -85,6 +85,29 @@ static void take_seat(const struct rdi_decided_host *h, const struct rdi_decided
     }
 }
 
+// A virtual machine may show all devices beside each other, below the host bridge itself: that says nothing of the way
+// between them.
+static bool hides_ways(const struct rdi_decided_host *h, const struct rdi_decided_rank *r) {
+    return r->gpu < 0 || r->nrails == 0 ||
+           (!strchr(rondo_topo_device(h->topo, r->gpu)->bridges, '/') &&
+            !strchr(rondo_topo_device(h->topo, r->rails[0].nic)->bridges, '/'));
+}
+
+static void take_way(const struct rdi_decided_host *h, const struct rdi_decided_rank *r,
+                     struct rdi_gpu_way *out) {
+    bool direct = hides_ways(h, r);
+    for (int i = 0; i < r->nrails; i++) {
+        direct = direct || r->rails[i].gpudirect;
+    }
+    if (r->gpu >= 0) {
+        snprintf(out->pci, sizeof out->pci, "%s", rondo_topo_device(h->topo, r->gpu)->pci);
+    }
+    if (!direct) {
+        snprintf(out->against, sizeof out->against, "%s: %s",
+                 rondo_topo_device(h->topo, r->rails[0].nic)->name, r->rails[0].gpudirect_why);
+    }
+}
+
 void rdi_place_of(const struct rdi_decision *d, int rank, struct rdi_place *out) {
     const struct rdi_decided_rank *r = &d->ranks[rank];
     const struct rdi_decided_host *h = &d->hosts[r->host];
@@ -93,6 +116,7 @@ void rdi_place_of(const struct rdi_decision *d, int rank, struct rdi_place *out)
     *out = (struct rdi_place){.cpu = r->cpu, .node = several && numa ? numa->os_index : -1};
     take_rails(h, r, &out->rails);
     take_seat(h, r, rank, &out->seat);
+    take_way(h, r, &out->way);
 }
 
 // ---- All -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 struct rdi_place {
     struct rdi_rails rails; // NICs that its transports prefer
     struct rdi_seat seat;   // what the other ranks are told
+    struct rdi_gpu_way way; // of its GPU's memory
     int cpu;                // for its progress thread; -1 = anywhere
     int node;               // kernel's number of the NUMA node for its memory; -1 = as it comes
 };

@@ -109,7 +109,9 @@ static const rondo_option_info table[RDI_OPT_COUNT] = {
     [RDI_OPT_CUDA_REACH] =
         {"cuda_reach", "enum", "auto", "auto|memory|direct|staged",
          "how device memory travels to a neighbour: read in place (same process or CUDA IPC),"
-         " GPUDirect RDMA, or through pinned host memory; auto: the first that works"},
+         " GPUDirect RDMA, or through pinned host memory; auto: the first that works, GPUDirect "
+         "only where the"
+         " topology does not speak against it (rondo-topo --decide)"},
     [RDI_OPT_CUDA_BLOCKS] = {"cuda_blocks", "int", "16", "1..1024",
                              "thread blocks of a reduce kernel: how many multiprocessors a"
                              " collective may take from the computation"},

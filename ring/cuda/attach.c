@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -109,6 +110,7 @@ static bool register_block(struct rdi_gpu *g, int peer, const struct rdi_cuda_bl
 static void try_direct(struct rdi_gpu *g, struct record *me) {
     struct rondo_comm *c = g->comm;
     const struct rdi_cuda_device *d = g->device;
+    const struct rdi_gpu_way *way = &c->engine->gpu_way;
     const char *no = NULL;
     if (!d->gdr) {
         no = "the device has no GPUDirect RDMA";
@@ -116,6 +118,9 @@ static void try_direct(struct rdi_gpu *g, struct record *me) {
         no = "option slots is below 8";
     } else if (strcmp(me->forced, "staged") == 0 || strcmp(me->forced, "memory") == 0) {
         no = "option cuda_reach";
+    } else if (strcmp(me->forced, "auto") == 0 && strcasecmp(way->pci, d->pci) == 0 &&
+               way->against[0]) {
+        no = way->against;
     }
     if (no) {
         snprintf(me->no_direct_out, sizeof me->no_direct_out, "%s", no);

@@ -220,6 +220,31 @@ static void test_saved(void **state) {
     assert_true(compared >= 15);
 }
 
+// On a DGX each GPU has a NIC behind the same switches; on the second machine the way is through the processor; the third
+// is virtual and hides it.
+static void test_way(void **state) {
+    (void)state;
+    static const char *const files[] = {"dgx_h100", "32em64t-2n8c2t-pci-wholeio", "cloud_vm"};
+    for (int i = 0; i < 3; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/%s.xml", FIXTURES, files[i]);
+        rondo_topo_config config = RONDO_TOPO_CONFIG_INIT;
+        config.file = path;
+        rondo_topo *topo;
+        assert_int_equal(rondo_topo_load(&config, &topo), RONDO_OK);
+        const struct rdi_decide_host h = {.name = "a", .topo = topo, .ranks = 2};
+        struct rdi_decision *d;
+        struct rdi_place place;
+        assert_int_equal(rdi_decide(&h, 1, &d), RONDO_OK);
+        rdi_place_of(d, 1, &place);
+        assert_string_equal(place.way.pci, rondo_topo_device(topo, 1)->pci);
+        assert_int_equal(d->ranks[1].rails[0].gpudirect, i == 0);
+        assert_int_equal(strstr(place.way.against, "beyond PXB") != NULL, i == 1);
+        rdi_decision_free(d);
+        rondo_topo_free(topo);
+    }
+}
+
 static void test_visible(void **state) {
     (void)state;
     assert_int_equal(rdi_place_gpu(NULL, 0, 8), RDI_DECIDE_ANY);
@@ -238,7 +263,7 @@ int main(void) {
         cmocka_unit_test(test_numbered), cmocka_unit_test(test_dealt_out),
         cmocka_unit_test(test_streams),  cmocka_unit_test(test_hash),
         cmocka_unit_test(test_wire),     cmocka_unit_test(test_saved),
-        cmocka_unit_test(test_visible),
+        cmocka_unit_test(test_way),      cmocka_unit_test(test_visible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
