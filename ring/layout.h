@@ -60,6 +60,14 @@ void rdi_layout_free(struct rdi_layout *l);
 static inline int rdi_layout_rank(const struct rdi_layout *l, int pos) {
     return l->order ? l->order[pos] : pos;
 }
+// Where a rank stands; looked for, as there is no table of it.
+static inline int rdi_layout_pos(const struct rdi_layout *l, int rank) {
+    int pos = rank;
+    while (l->order && l->order[pos] != rank) {
+        pos = pos + 1 < l->size ? pos + 1 : 0;
+    }
+    return pos;
+}
 // The rank that is so many places after this one.
 static inline int rdi_layout_next(const struct rdi_layout *l, int steps) {
     return rdi_layout_rank(l, (l->pos + steps) % l->size);

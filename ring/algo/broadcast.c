@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: MIT
 // broadcast: a binomial tree for small counts (log2(n) hand-overs), a pipelined chain through the ranks for
-// large ones (every rank sends the data once). Both are "receive from a parent, pass on to children".
+// large ones (every rank sends the data once). Both are "receive from a parent, pass on to children", and go by places in
+// the ring, so that they enter and leave each host as seldom as they can. v: places after the root's.
 #include "ring/work.h"
 
+static int after_root(const struct rondo_request *r) {
+    const struct rdi_layout *l = &r->comm->layout;
+    return (l->pos - rdi_layout_pos(l, r->root) + l->size) % l->size;
+}
+
 static rondo_status add(struct rondo_request *r, bool out, int v) {
-    int n = r->comm->size;
+    const struct rdi_layout *l = &r->comm->layout;
     bool at_root = r->comm->rank == r->root;
-    return rdi_flow_add(r, out, (v + r->root) % n, 0, r->bytes, out && at_root ? r->bytes : 0);
+    int peer = rdi_layout_next(l, (v - after_root(r) + l->size) % l->size);
+    return rdi_flow_add(r, out, peer, 0, r->bytes, out && at_root ? r->bytes : 0);
 }
 
 static bool is_trivial(struct rondo_request *r) {
@@ -17,7 +24,7 @@ static bool is_trivial(struct rondo_request *r) {
 }
 
 static rondo_status tree_setup(struct rondo_request *r) {
-    int n = r->comm->size, v = (r->comm->rank - r->root + n) % n;
+    int n = r->comm->size, v = after_root(r);
     if (is_trivial(r)) {
         return RONDO_OK;
     }
@@ -40,7 +47,7 @@ static rondo_status tree_setup(struct rondo_request *r) {
 }
 
 static rondo_status chain_setup(struct rondo_request *r) {
-    int n = r->comm->size, v = (r->comm->rank - r->root + n) % n;
+    int n = r->comm->size, v = after_root(r);
     if (is_trivial(r)) {
         return RONDO_OK;
     }

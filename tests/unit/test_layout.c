@@ -74,6 +74,9 @@ static void test_dealt_out(void **state) {
     struct rdi_layout l = make(6, 2);
     expect_order(&l, (const int[]){0, 2, 4, 1, 3, 5});
     assert_int_equal(l.pos, 1);
+    for (int r = 0; r < 6; r++) {
+        assert_int_equal(rdi_layout_rank(&l, rdi_layout_pos(&l, r)), r);
+    }
     assert_int_equal(l.streams[0].leaders[1], 1);
     rdi_layout_free(&l);
 }
