@@ -198,6 +198,10 @@ static void check_counts(const struct td_picture *p, const rondo_topo *t, int ho
 
 // Hosts of kind i are those of topology i % kinds.
 static void draw(rondo_topo *const *kinds, int nkinds, int hosts, int ranks, const char *what) {
+    if (hosts < 1) {
+        fail();
+        return;
+    }
     struct rdi_decide_host *in = calloc((size_t)hosts, sizeof *in);
     size_t *same = calloc((size_t)hosts, sizeof *same);
     char *names = calloc((size_t)hosts, 16), name[200];
@@ -229,19 +233,20 @@ static void draw(rondo_topo *const *kinds, int nkinds, int hosts, int ranks, con
 }
 
 static int load(rondo_topo **out, int most) {
-    DIR *dir = opendir(folder);
-    assert_non_null(dir);
-    int n = 0;
-    for (const struct dirent *e; (e = readdir(dir)) != NULL && n < most;) {
+    struct dirent **files;
+    int all = scandir(folder, &files, NULL, alphasort), n = 0;
+    assert_true(all > 0);
+    for (int i = 0; i < all; i++) {
         char path[1024];
         rondo_topo_config config = RONDO_TOPO_CONFIG_INIT;
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]->d_name);
         config.file = path;
-        if (strstr(e->d_name, ".xml")) {
+        if (strstr(files[i]->d_name, ".xml") && n < most) {
             assert_int_equal(rondo_topo_load(&config, &out[n++]), RONDO_OK);
         }
+        free(files[i]);
     }
-    closedir(dir);
+    free(files);
     assert_true(n >= 10 && n < most);
     return n;
 }
@@ -285,6 +290,54 @@ static void draws_descriptions(void **state) {
     }
 }
 
+// ---- Memory --------------------------------------------------------------------------------------
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *old, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *old, size_t n);
+
+static long asked, last = -1; // the last that is given; -1 = all are
+
+static bool given(void) { return last < 0 || asked++ < last; }
+
+void *__wrap_malloc(size_t n) { return given() ? __real_malloc(n) : NULL; }
+void *__wrap_calloc(size_t n, size_t size) { return given() ? __real_calloc(n, size) : NULL; }
+void *__wrap_realloc(void *old, size_t n) { return given() ? __real_realloc(old, n) : NULL; }
+
+// From each allocation on: an error, and nothing that is left behind or used all the same.
+static void runs_out_of_memory(void **state) {
+    (void)state;
+    rondo_topo *all[40];
+    int n = load(all, 40);
+    static const size_t same[5] = {0};
+    for (int hosts = 1; hosts <= 5; hosts += 2) {
+        struct rdi_decide_host in[5];
+        struct rdi_decision *d;
+        for (int i = 0; i < 5; i++) {
+            in[i] = (struct rdi_decide_host){.name = "a", .topo = all[hosts], .ranks = 20};
+        }
+        assert_int_equal(rdi_decide(in, hosts, &d), RONDO_OK);
+        struct td_picture p;
+        bool done = false;
+        for (long k = 0; !done; k++) {
+            asked = 0;
+            last = k;
+            done = td_layout(&p, d, same);
+            last = -1;
+            assert_true(done == (asked <= k));
+        }
+        assert_true(asked > 30);
+        td_free(&p);
+        rdi_decision_free(d);
+    }
+    for (int i = 0; i < n; i++) {
+        rondo_topo_free(all[i]);
+    }
+}
+
 // ---- Words ---------------------------------------------------------------------------------------
 
 static void cuts_words(void **state) {
@@ -321,6 +374,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(draws_machines),
         cmocka_unit_test(draws_descriptions),
+        cmocka_unit_test(runs_out_of_memory),
         cmocka_unit_test(cuts_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

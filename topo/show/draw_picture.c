@@ -114,7 +114,7 @@ int td_box(struct td_picture *p, enum td_kind kind, int parent, int x, int y, in
 struct td_box *td_at(struct td_picture *p, int box) {
     static _Thread_local struct td_box nobody;
     nobody = (struct td_box){.parent = -1};
-    return box < 0 ? &nobody : &p->boxes[box];
+    return box < 0 || (size_t)box >= p->nboxes ? &nobody : &p->boxes[box];
 }
 
 struct td_line *td_line(struct td_picture *p, enum td_look look, int ring, bool arrow) {
