@@ -57,6 +57,27 @@ def mpirun_hosts(c):
     check_probe(done, 4, cluster.NODES[:2])
 
 
+def at_once(c, *launcher):
+    """Three jobs on one host at the same time, which nothing tells from each other but their launchers."""
+    jobs = [c.start(*launcher, c.probe, where="node1", env={"PROBE_JOB": str(n)}) for n in (1, 2, 3)]
+    c.until(lambda: all(j.over() for j in jobs), "all end", 30)
+    for j in jobs:
+        expect(j.process.returncode == 0, f"exit code {j.process.returncode}")
+        check_places(j.text(), 2, ["node1"])
+
+
+def mpirun_at_once(c):
+    """three jobs of Open MPI's mpirun on one host at the same time: each meets its own ranks"""
+    need("mpirun.openmpi", "openmpi-bin")
+    at_once(c, "mpirun.openmpi", "--oversubscribe", "-n", 2)
+
+
+def mpiexec_at_once(c):
+    """three jobs of MPICH's mpiexec on one host at the same time: each meets its own ranks"""
+    need("mpiexec.hydra", "mpich")
+    at_once(c, "mpiexec.hydra", "-n", 2)
+
+
 def mpirun_in_slurm(c):
     """openmpi.sbatch, as the page has it: mpirun inside an allocation of two nodes"""
     need("mpirun.openmpi", "openmpi-bin")
@@ -169,6 +190,6 @@ def lsf_script(c):
     as_mpirun(c, "train.lsf", {"LSB_JOBID": "7", "LSB_MCPU_HOSTS": "node1 2 node2 2"})
 
 
-CASES = (page_scripts, by_hand, torchrun_variables, mpirun_one_host, mpirun_hosts, mpirun_in_slurm, mpiexec_one_host,
-         mpiexec_hosts, mpiexec_in_slurm, told_by_pmix, told_by_pmi, told_by_munge, told_by_open_mpi, told_by_hydra,
-         pbs_script, lsf_script)
+CASES = (page_scripts, by_hand, torchrun_variables, mpirun_one_host, mpirun_hosts, mpirun_at_once, mpirun_in_slurm,
+         mpiexec_one_host, mpiexec_hosts, mpiexec_at_once, mpiexec_in_slurm, told_by_pmix, told_by_pmi, told_by_munge,
+         told_by_open_mpi, told_by_hydra, pbs_script, lsf_script)

@@ -66,9 +66,10 @@ static void line_variable(struct line *l, const char *name) {
     }
 }
 
-// Whether all ranks are of one step of Slurm.
+// Whether all ranks are of one step of Slurm, or of what else the test calls a job.
 static rondo_status find_step(rondo_comm *comm, bool *same) {
-    const char *job = getenv("SLURM_JOB_ID"), *step = getenv("SLURM_STEP_ID");
+    const char *named = getenv("PROBE_JOB"), *step = getenv("SLURM_STEP_ID");
+    const char *job = named != NULL ? named : getenv("SLURM_JOB_ID");
     int64_t id = (job != NULL ? atoi(job) * INT64_C(100000) : 0) + (step != NULL ? atoi(step) : 0);
     int64_t range[2] = {id, -id};
     rondo_status s = rondo_all_reduce(range, range, 2, RONDO_I64, RONDO_MAX, comm);
