@@ -167,5 +167,5 @@ def batch(c):
     check_report(job.text(), 8)
 
 
-LONG = (lost_rank, cancel_stubborn, lost_node, time_limit)
+LONG = (lost_rank, mpirun_stopped, cancel_stubborn, lost_node, time_limit)
 CASES = (batch, lost_task, lost_rank, lost_node, cancel, cancel_stubborn, drain, mpirun_stopped, mpiexec_stopped, time_limit)

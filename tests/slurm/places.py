@@ -110,7 +110,7 @@ def srun_names(c):
     """names of nodes that do not resolve are an error that says what to do, and that helps"""
     c.here.write_names([cluster.HEAD])
     try:
-        done = c.run("srun", "-N", 2, "-n", 2, c.probe, env={"RONDO_CONNECT_TIMEOUT": "5s"})
+        done = c.run("srun", "-N", 2, "-n", 2, c.probe, env={"RONDO_CONNECT_TIMEOUT": "2s"})
         expect(done.returncode != 0 and "node1" in done.stdout and "MASTER_ADDR" in done.stdout, "no remedy is told")
         first = c.here.address("node1")
         check_probe(c.run("srun", "-N", 2, "-n", 2, "-w", "node1,node2", c.probe, env={"MASTER_ADDR": first}), 2)
