@@ -173,7 +173,7 @@ class Liar(Middle):
         def lie(m):
             self.lies += 1
             return m.group(1) + bytes([1 - m.group(2)[0]]) + m.group(3)
-        return re.sub(rb"(RND3....)([\0\1])(\0\0\0)", lie, super().rewrite(connection, direction, data), flags=re.DOTALL)
+        return re.sub(rb"(RND4....)([\0\1])(\0\0\0)", lie, super().rewrite(connection, direction, data), flags=re.DOTALL)
 
 
 @case("sealed")
