@@ -54,7 +54,9 @@ def return_after(r, strike, group):
             continue
         if e["event"] == "retry" and e["size"] == len(group.members):
             return e
-        hit = e["event"] == "failed" and (e["status"] != "RONDO_ERR_PEER" or
+        # While ranks meet, the store cannot tell a lost path from the silence of those behind it.
+        behind = not group.culprits and e.get("call") == "init"
+        hit = e["event"] == "failed" and (e["status"] != "RONDO_ERR_PEER" or behind or
                                           set(e.get("failed") or group.culprits) & set(group.culprits))
         whole = len(group.members) if group.culprits else 1   # a path takes nobody away
         if hit or e["event"] == "unshrunk" or (e["event"] == "shrunk" and whole <= e["size"] <= len(group.members)):
