@@ -238,11 +238,24 @@ static ssize_t read_some(struct rdi_tcp_path *p, size_t *asked) {
     return readv(p->fd, iov, 2);
 }
 
+// All have said good-bye, and are gone: what the peer says to have sent, and has not come, never will.
+static bool all_over(const struct rdi_tcp_link *l) {
+    for (unsigned i = 0; i < l->npaths; i++) {
+        if (l->paths[i] == NULL || !l->paths[i]->over) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void ended(struct rdi_tcp_path *p, int err) {
-    if (p->said_bye) { // the link's other paths have more to say
+    if (p->said_bye) {
         rdi_tcp_path_cool(p);
         rdi_tcp_path_watch(p, 0);
-        return;
+        p->over = true;
+        if (!all_over(p->link)) { // the link's other paths have more to say
+            return;
+        }
     }
     err = err == 0 && p->tx.dead && p->tx.error != EPIPE ? p->tx.error : err;
     rdi_tcp_link_lost(p->link, p, err == 0 ? "closed by the other side" : "broken", err);

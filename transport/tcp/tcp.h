@@ -107,6 +107,7 @@ struct rdi_tcp_path {
     bool reserve;              // acceptor: lives on the spare descriptor
     bool hot;
     bool said_bye;                    // nothing follows on this path, and its end is no loss
+    bool over;                        // it has ended after that
     unsigned misses;                  // reads in a row that found nothing, while hot
     uint64_t deadline;                // while on the net's list
     struct rdi_tcp_path *prev, *next; // the net's list of paths without a link; the graveyard
