@@ -543,6 +543,27 @@ static void test_id(void **state) {
     snprintf(text[1], sizeof text[1], "%s7 SLURM_STEP_ID=2 SLURM_PROCID=0", slurm);
     snprintf(text[2], sizeof text[2], "%s71 SLURM_PROCID=0", slurm);
     assert_true(id != id_of(text[1]) && id != id_of(text[2]) && id_of(text[1]) != id_of(text[2]));
+    // The elements of an array of LSF have one job id; namespaces are names.
+    const char *lsf = "LSF_PM_TASKID=1 LSB_JOBID=7";
+    const char *jsrun = "JSM_NAMESPACE_RANK=0 JSM_NAMESPACE_SIZE=2 LSB_JOBID=7 MASTER_ADDR=a";
+    const struct {
+        const char *text, *one, *other;
+    } alike[] = {{lsf, "LSB_JOBINDEX=1", "LSB_JOBINDEX=2"},
+                 {jsrun, "PMIX_NAMESPACE=3", "PMIX_NAMESPACE=4"},
+                 {jsrun, "PMIX_NAMESPACE=jsm-x.1", "PMIX_NAMESPACE=jsm-x.2"}};
+    for (size_t i = 0; i < sizeof alike / sizeof alike[0]; i++) {
+        uint64_t ids[3];
+        int ports[3];
+        const char *const more[] = {"LSF_X=1", alike[i].one, alike[i].other};
+        for (size_t k = 0; k < 3; k++) {
+            snprintf(text[0], sizeof text[0], "%s %s", alike[i].text, more[k]);
+            find_two(text[0], "LSB_MCPU_HOSTS", "a 2");
+            ids[k] = l.id;
+            ports[k] = l.port;
+        }
+        assert_true(ids[0] != 0 && ids[0] != ids[1] && ids[0] != ids[2] && ids[1] != ids[2]);
+        assert_int_not_equal(ports[1], ports[2]);
+    }
     // A rank that the launcher does not mean, and launchers that do not tell.
     config.rank = 1;
     assert_int_equal(id_of(text[0]), 0);

@@ -22,7 +22,7 @@ struct rdi_launcher {
     enum rdi_hosts_form form; // RDI_HOSTS_LINES: it names a file
     unsigned offers;          // enum rdi_via
     const char *job_id;       // equal on all ranks, differs between jobs
-    const char *step_id;      // number within a job
+    const char *step_id;      // what differs within it: a number, or a name
     const char *remedy;       // what a user has to set besides, for errors
 };
 extern const struct rdi_launcher rdi_launchers[];

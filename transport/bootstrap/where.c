@@ -62,22 +62,26 @@ static rondo_status find_host(const struct rdi_search *f, struct rdi_launch *out
     return RONDO_OK;
 }
 
-// A port that follows from the job's id, so that jobs on one host do not meet; 0 if there is none.
+static uint32_t add_text(uint32_t hash, const char *text) {
+    for (; *text != '\0'; text++) {
+        hash = (hash ^ (uint8_t)*text) * 16777619u;
+    }
+    return hash;
+}
+
+// A port that follows from the job's id, so that jobs on one host seldom meet; 0 if there is none. What has the same port
+// all the same (step 7 of job J and step 0 of job J + 1, for one) is kept apart by the launch's id.
 static int port_of_job(rdi_getenv get, const struct rdi_launcher *row) {
     const char *job = rdi_variable(get, row->job_id), *step = rdi_variable(get, row->step_id);
-    uint32_t hash = 2166136261u;
     if (job == NULL) {
         return 0;
     }
-    if (row->step_id != NULL) { // neighbours in time have different ones for sure
-        return 20000 +
-               (int)((strtoul(job, NULL, 10) * 7 + (step != NULL ? strtoul(step, NULL, 10) : 0)) %
-                     10000);
+    step = step != NULL ? step : "";
+    if (row->step_id != NULL && step[strspn(step, "0123456789")] == '\0') {
+        // The steps of a job that follow each other have different ones.
+        return 20000 + (int)((strtoul(job, NULL, 10) * 7 + strtoul(step, NULL, 10)) % 10000);
     }
-    for (; *job != '\0'; job++) {
-        hash = (hash ^ (uint8_t)*job) * 16777619u;
-    }
-    return 20000 + (int)(hash % 10000);
+    return 20000 + (int)(add_text(add_text(2166136261u, job), step) % 10000);
 }
 
 static rondo_status find_port(const struct rdi_search *f, struct rdi_launch *out) {
