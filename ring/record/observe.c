@@ -7,11 +7,11 @@
 #include "ring/record/observe.h"
 #include "ring/record/observe_trace.h"
 #include "transport/temp.h"
+#include "transport/thread.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -277,19 +277,16 @@ static void begin_anew(void) {
     g.pid = (int)getpid();
 }
 
-// Signals are the program's: its handlers do not run on a thread of the library.
 static rondo_status start_thread(void) {
     struct sleep *s = malloc(sizeof *s);
     pthread_attr_t attr;
-    sigset_t all, was;
     g.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     g.stop = false;
-    sigfillset(&all);
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK_BYTES);
-    pthread_sigmask(SIG_SETMASK, &all, &was);
-    int err = !s ? ENOMEM : g.wake < 0 ? errno : pthread_create(&g.thread, &attr, thread_main, s);
-    pthread_sigmask(SIG_SETMASK, &was, NULL);
+    int err = !s           ? ENOMEM
+              : g.wake < 0 ? errno
+                           : rdi_thread_create(&g.thread, &attr, thread_main, s);
     pthread_attr_destroy(&attr);
     if (err) {
         free(s);

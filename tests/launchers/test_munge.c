@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,28 @@ static void test_herald(void **state) {
     ask_in_vain(port, "12.0/4", "no connection: Connection refused");
 }
 
+static volatile sig_atomic_t handled;
+static void handle(int number) { handled = number; }
+
+// A signal that no thread of the program takes just now waits, and is not the herald's.
+static void test_signals(void **state) {
+    (void)state;
+    int port;
+    sigset_t one, before;
+    struct sigaction action = {.sa_handler = handle}, was;
+    struct rdi_herald *h = herald_of("1 where", &port);
+    sigemptyset(&one);
+    sigaddset(&one, SIGUSR1);
+    sigaction(SIGUSR1, &action, &was);
+    pthread_sigmask(SIG_BLOCK, &one, &before);
+    kill(getpid(), SIGUSR1);
+    assert_int_equal(sigtimedwait(&one, NULL, &(struct timespec){.tv_sec = 1}), SIGUSR1);
+    assert_int_equal(handled, 0);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    sigaction(SIGUSR1, &was, NULL);
+    rdi_herald_stop(h);
+}
+
 // Another job's ranks meet at this port, and have met soon.
 static void *stop_soon(void *arg) {
     nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
@@ -236,6 +259,7 @@ int main(void) {
         cmocka_unit_test_setup(test_credentials, setup),
         cmocka_unit_test_setup(test_no_daemon, setup),
         cmocka_unit_test_setup(test_herald, setup),
+        cmocka_unit_test_setup(test_signals, setup),
         cmocka_unit_test_setup(test_busy_port, setup),
         cmocka_unit_test_setup(test_name, setup),
         cmocka_unit_test_setup(test_impostors, setup),

@@ -8,6 +8,7 @@
 // he replays has a key that he does not know.
 #include "transport/bootstrap/munge.h"
 #include "transport/bootstrap/store_listen.h"
+#include "transport/thread.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -82,7 +83,7 @@ rondo_status rdi_herald_start(const char *addr, int port, int busy_ms, const cha
         return s;
     }
     h->stop = eventfd(0, EFD_CLOEXEC);
-    int err = h->stop < 0 ? errno : pthread_create(&h->thread, NULL, serve, h);
+    int err = h->stop < 0 ? errno : rdi_thread_create(&h->thread, NULL, serve, h);
     if (err != 0) {
         s = rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot tell the other ranks the job's key");
         if (h->stop >= 0) {

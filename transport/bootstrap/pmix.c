@@ -7,12 +7,12 @@
 // uses it, so that an MPI library beside us is not disturbed; it is never unloaded, as it has threads of its own.
 #include "transport/bootstrap/pmix_abi.h"
 #include "transport/bootstrap/point.h"
+#include "transport/thread.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,22 +128,15 @@ static void *run(void *arg) {
     return NULL;
 }
 
-// The program's signals are not for this thread, nor for those that the library starts from it.
-static int start(struct call *c, pthread_t *thread) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(thread, NULL, run, c);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return err;
-}
-
-// RONDO_ERR_TIMEOUT: the call is not this caller's any more, and none may follow.
+// But for RONDO_OK, the call is not this caller's any more; after RONDO_ERR_TIMEOUT none may follow.
 static rondo_status finish(struct call *c, int timeout_ms) {
     pthread_t thread;
     struct timespec until;
-    int err = c != NULL ? start(c, &thread) : ENOMEM;
+    int err = c != NULL ? rdi_thread_create(&thread, NULL, run, c) : ENOMEM;
     if (err != 0) {
+        if (c != NULL) {
+            destroy(c);
+        }
         return rdi_fail_errno(RONDO_ERR_SYSTEM, err, "no thread for PMIx");
     }
     clock_gettime(CLOCK_MONOTONIC, &until);

@@ -2,8 +2,8 @@
 // A rank on the store's roll: it comes, gives signs of life from a thread of its own, as between two requests it may
 // be busy with its devices for long, and leaves.
 #include "transport/bootstrap/store_client.h"
+#include "transport/thread.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +55,6 @@ static void *run(void *arg) {
 static rondo_status start(struct rdi_store *st) {
     struct rdi_store_pulse *p = calloc(1, sizeof *p);
     pthread_condattr_t attr;
-    sigset_t all, before;
     if (p == NULL) {
         return rdi_fail(RONDO_ERR_NOMEM, "no memory for the thread of the store's client");
     }
@@ -65,11 +64,7 @@ static rondo_status start(struct rdi_store *st) {
     pthread_cond_init(&p->stopped, &attr);
     pthread_condattr_destroy(&attr);
     st->pulse = p;
-    // The program's signals are for the program's threads.
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&p->thread, NULL, run, st);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = rdi_thread_create(&p->thread, NULL, run, st);
     if (err != 0) {
         pthread_cond_destroy(&p->stopped);
         pthread_mutex_destroy(&p->lock);

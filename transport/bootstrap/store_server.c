@@ -2,9 +2,9 @@
 // The store's server: one thread with epoll, listening sockets, and deadlines. Strangers are
 // bounded in number (the oldest gives way), and so is everything that is kept.
 #include "transport/bootstrap/store_server.h"
+#include "transport/thread.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -134,12 +134,7 @@ static rondo_status prepare(struct rdi_store_server *s) {
                                   s->listeners.port);
         }
     }
-    // The program's signals are for the program's threads.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&s->thread, NULL, run, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = rdi_thread_create(&s->thread, NULL, run, s);
     if (err != 0) {
         return rdi_fail_errno(RONDO_ERR_SYSTEM, err, "cannot start the store's thread");
     }

@@ -3,8 +3,8 @@
 // long. Whoever waits for a message polls by itself, so a round now and then is all that is needed. It lives as
 // long as there are hubs.
 #include "transport/nccl/core.h"
+#include "transport/thread.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -48,12 +48,7 @@ struct rdi_nccl_keeper *rdi_nccl_keeper_start(void) {
     pthread_mutex_init(&k->lock, NULL);
     pthread_cond_init(&k->wake, &attr);
     pthread_condattr_destroy(&attr);
-    // The program's signals are for its own threads.
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&k->thread, NULL, keep, k);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int err = rdi_thread_create(&k->thread, NULL, keep, k);
     if (err != 0) {
         rdi_nccl_log(RDI_NCCL_LOG_WARN,
                      "NET/" RDI_NCCL_NAME ": no thread can be had (error %d): a path that is lost "
