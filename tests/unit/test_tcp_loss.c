@@ -651,6 +651,33 @@ static void test_narrow_link(void **state) {
     pair_close(&p);
 }
 
+// The kernel of a peer that does not run answers on every rail, and that is all: nothing is to be done but to wait.
+static void test_stopped_peer(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",connect_timeout=60s", LO);
+    give_rails(&p.side[0], 1);
+    give_rails(&p.side[1], 2);
+    p.link = pair_begin_link(&p, 42);
+    struct rdi_net *net = p.side[0].net;
+    struct rdi_tcp_link *l = (struct rdi_tcp_link *)p.link;
+    assert_int_equal(l->npaths, 2);
+    uint64_t end = pair_now() + PAIR_SECONDS * 1000 * RDI_MS, timeout = UINT64_MAX;
+    while ((l->paths[0]->stage != RDI_TCP_SHAKING || l->paths[1]->stage != RDI_TCP_SHAKING) &&
+           pair_now() < end) {
+        net->ops->progress(net, false);
+    }
+    l->attempt_at = 1; // long ago
+    net->ops->progress(net, false);
+    assert_int_equal(l->attempt, 1);
+    assert_int_equal(net->ops->arm(net, &timeout), RONDO_OK);
+    assert_true(timeout > 10000 * RDI_MS);
+    net->ops->disarm(net);
+    pair_drive_until(&p, pair_link_up(&p));
+    assert_int_equal(rdi_tcp_test_paths(p.link), 2);
+    pair_close(&p);
+}
+
 // All rails are dead, and the error names them.
 static void test_all_rails_are_dead(void **state) {
     (void)state;
@@ -695,6 +722,7 @@ int main(void) {
         cmocka_unit_test(test_decided_rail),
         cmocka_unit_test(test_decided_rail_is_dead),
         cmocka_unit_test(test_narrow_link),
+        cmocka_unit_test(test_stopped_peer),
         cmocka_unit_test(test_all_rails_are_dead),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

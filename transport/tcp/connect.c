@@ -400,7 +400,7 @@ static const struct rdi_tcp_path *slow_path(const struct rdi_tcp_link *l) {
     const struct rdi_tcp_path *slow = NULL;
     bool others = false;
     for (unsigned i = 0; i < l->npaths; i++) {
-        if (l->paths[i] == NULL) {
+        if (l->nroutes < 2 || l->retry_at != 0 || l->paths[i] == NULL) {
             return NULL;
         }
         if (l->paths[i]->stage == RDI_TCP_CONNECTING) {
@@ -464,11 +464,8 @@ void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now) {
     } else if (now - l->attempt_at >= REDIAL && is_away(l)) {
         rdi_tcp_link_drop_paths(l);
         rdi_tcp_connect_start(l);
-    } else if (l->nroutes > 1 && now - l->attempt_at >= rail_patience(l)) {
-        const struct rdi_tcp_path *slow = slow_path(l);
-        if (slow != NULL) {
-            attempt_failed(l, slow->route, RONDO_ERR_PATH, ETIMEDOUT, "connect");
-        }
+    } else if (now - l->attempt_at >= rail_patience(l) && slow_path(l) != NULL) {
+        attempt_failed(l, slow_path(l)->route, RONDO_ERR_PATH, ETIMEDOUT, "connect");
     }
 }
 
@@ -481,7 +478,7 @@ uint64_t rdi_tcp_connect_next(const struct rdi_tcp_link *l) {
         }
         if (is_away(l) && l->attempt_at + REDIAL < at) {
             at = l->attempt_at + REDIAL;
-        } else if (l->nroutes > 1 && l->retry_at == 0 && l->attempt_at + rail_patience(l) < at) {
+        } else if (slow_path(l) != NULL && l->attempt_at + rail_patience(l) < at) {
             at = l->attempt_at + rail_patience(l);
         }
     } else if (l->base.state == RDI_LINK_LOST && l->probe == NULL && l->probe_to.ss_family != 0 &&
