@@ -493,6 +493,36 @@ static void test_bye_behind_control(void **state) {
     pair_close(&p);
 }
 
+// All connections say good-bye and end, although not all messages came of which they told.
+static void test_bye_without_message(void **state) {
+    (void)state;
+    struct pair p;
+    pair_open(&p, LO ",tcp_sockets=2", LO);
+    pair_connect(&p);
+    struct rdi_tcp_link *out = (struct rdi_tcp_link *)p.link;
+    struct rdi_tcp_link *in = (struct rdi_tcp_link *)p.side[1].accepted;
+    struct rdi_put put = {.data = "x", .len = 1};
+    assert_int_equal(p.link->ops->put(p.link, &put), RONDO_OK); // by the first connection
+    for (unsigned i = 0; i < 2; i++) {
+        // No connection may tell of more than it has carried: the second message is the other one's.
+        struct rdi_tcp_frame bye = {.type = RDI_TCP_BYE, .seq = i == 0 ? 2 : 1};
+        assert_true(rdi_tcp_tx_frame(out->paths[i], &bye, NULL));
+        assert_int_equal(rdi_tcp_tx(out->paths[i]), 1);
+        assert_int_equal(shutdown(out->paths[i]->fd, SHUT_WR), 0);
+    }
+    uint64_t until = pair_now() + PAIR_SECONDS * 1000 * RDI_MS;
+    while (in->base.state == RDI_LINK_UP && !in->paths[0]->over && pair_now() < until) {
+        rdi_tcp_rx(in->paths[0]);
+    }
+    assert_true(in->bye && in->bye_at == 2 && in->base.arrived == 1);
+    assert_int_equal(in->base.state, RDI_LINK_UP); // the other connection may still bring it
+    while (in->base.state == RDI_LINK_UP && !in->paths[1]->over && pair_now() < until) {
+        rdi_tcp_rx(in->paths[1]);
+    }
+    assert_int_equal(in->base.state, RDI_LINK_LOST);
+    pair_close(&p);
+}
+
 static void test_bye_from_receiver(void **state) {
     (void)state;
     struct pair p;
@@ -733,6 +763,7 @@ int main(void) {
         cmocka_unit_test(test_ctrl_without_room),
         cmocka_unit_test(test_bye_from_sender),
         cmocka_unit_test(test_bye_behind_control),
+        cmocka_unit_test(test_bye_without_message),
         cmocka_unit_test(test_bye_from_receiver),
         cmocka_unit_test(test_bye_before_reset),
         cmocka_unit_test(test_bye_behind_little_output),
