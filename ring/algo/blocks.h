@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Blocks of one segment, and streams of them that go down around a circle of n: what ring.c and node.c send.
+// Blocks of one segment, and streams of them that go down around a circle of n: what ring.c, node.c and owner.c send.
 #ifndef RDI_ALGO_BLOCKS_H
 #define RDI_ALGO_BLOCKS_H
 
@@ -15,6 +15,17 @@ struct rdi_seg {
 };
 
 static inline uint64_t rdi_min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+// Segment k of data that is cut in segments of n blocks. The last one is shared out evenly, in whole cache lines so that
+// no element is cut. `stream` is the caller's.
+static inline struct rdi_seg rdi_seg_cut(uint64_t k, uint64_t n, uint64_t block, uint64_t bytes) {
+    struct rdi_seg g = {.k = k, .base = k * n * block, .len = block};
+    g.bytes = rdi_min64(n * block, bytes - g.base);
+    if (g.bytes < n * block) {
+        g.len = ((g.bytes + n - 1) / n + 63) / 64 * 64;
+    }
+    return g;
+}
 
 // Bytes of blocks [0, b).
 static inline uint64_t rdi_seg_before(const struct rdi_seg *g, uint64_t b) {

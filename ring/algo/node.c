@@ -65,13 +65,7 @@ static uint64_t first_of(const struct op *o, enum kind k) {
 }
 
 static struct rdi_seg segment(const struct rondo_request *r, const struct part *p, uint64_t k) {
-    uint64_t n = op_of(r)->hosts, block = r->comm->plan.block;
-    struct rdi_seg g = {.k = k, .base = k * n * block, .len = block};
-    g.bytes = rdi_min64(n * block, p->bytes - g.base);
-    if (g.bytes < n * block) {
-        g.len = ((g.bytes + n - 1) / n + 63) / 64 * 64;
-    }
-    return g;
+    return rdi_seg_cut(k, op_of(r)->hosts, r->comm->plan.block, p->bytes);
 }
 
 // The segment that byte `off` of a stream of this kind belongs to; the stream's end belongs to the last.

@@ -9,47 +9,36 @@
 //
 // Segments of n * plan.block bytes keep what was folded in the cache until it is sent on. A part of block p
 // may be overwritten by its sum without waiting: rank p had our part before it could make the sum.
+#include "ring/algo/blocks.h"
 #include "ring/work.h"
 
 enum { S_SEGS, S_FOLDED }; // indexes of req->state; FOLDED: bytes of the own blocks that are folded
 
-struct seg {
-    uint64_t base, bytes, len; // as in ring.c: blocks of `len` bytes, the last ones shorter
-};
+static bool gathers(const struct rondo_request *r) { return r->kind == RDI_ALL_REDUCE; }
 
-static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-
-static struct seg segment(const struct rondo_request *r, uint64_t k) {
-    uint64_t n = (uint64_t)r->comm->size, block = r->comm->plan.block;
-    struct seg g = {.base = k * n * block, .len = block};
-    g.bytes = min64(n * block, r->bytes - g.base);
-    if (r->kind == RDI_REDUCE_SCATTER) {
-        g = (struct seg){.base = 0, .bytes = n * r->bytes, .len = r->bytes};
-    } else if (g.bytes < n * block) {
-        g.len = ((g.bytes + n - 1) / n + 63) / 64 * 64;
-    }
-    return g;
+static struct rdi_seg segment(const struct rondo_request *r, uint64_t k) {
+    uint64_t n = (uint64_t)r->comm->size;
+    return gathers(r) ? rdi_seg_cut(k, n, r->comm->plan.block, r->bytes)
+                      : (struct rdi_seg){.bytes = n * r->bytes, .len = r->bytes};
 }
 
-static uint64_t start(const struct seg *g, uint64_t b) { return min64(b * g->len, g->bytes); }
-
-static uint64_t size(const struct seg *g, uint64_t b) { return start(g, b + 1) - start(g, b); }
-
-static bool gathers(const struct rondo_request *r) { return r->kind == RDI_ALL_REDUCE; }
+static uint64_t size(const struct rdi_seg *g, uint64_t b) {
+    return rdi_seg_before(g, b + 1) - rdi_seg_before(g, b);
+}
 
 // Bytes of block b in all segments before segment k; all but the last segment are full.
 static uint64_t block_bytes_before(const struct rondo_request *r, uint64_t k, uint64_t b) {
     if (k < r->state[S_SEGS]) {
         return k * r->comm->plan.block;
     }
-    struct seg last = segment(r, k - 1);
+    struct rdi_seg last = segment(r, k - 1);
     return (k - 1) * r->comm->plan.block + size(&last, b);
 }
 
 // A place in the stream between two ranks. `part`: the block whose data comes first; `sum`: the block whose
 // sum follows.
 struct place {
-    struct seg g;
+    struct rdi_seg g;
     uint64_t k;
     bool is_sum;
     uint64_t within, left;
@@ -60,7 +49,7 @@ static struct place place_of(const struct rondo_request *r, uint64_t part, uint6
     uint64_t full = (gathers(r) ? 2 : 1) * r->comm->plan.block;
     struct place p = {.k = 0};
     if (r->state[S_SEGS] > 1) {
-        p.k = min64(off / full, r->state[S_SEGS] - 1);
+        p.k = rdi_min64(off / full, r->state[S_SEGS] - 1);
     }
     p.g = segment(r, p.k);
     off -= p.k * full;
@@ -91,7 +80,7 @@ static rondo_status setup(struct rondo_request *r) {
     if (!gathers(r)) {
         mine = r->bytes;
     }
-    struct seg g0 = segment(r, 0);
+    struct rdi_seg g0 = segment(r, 0);
     rondo_status s = rdi_flow_reserve(r, 2 * (unsigned)(n - 1));
     for (int d = 1; d < n && s == RONDO_OK; d++) {
         int p = (me + d) % n;
@@ -110,22 +99,24 @@ static const char *source(const struct rondo_request *r, const struct rdi_flow *
     uint64_t me = (uint64_t)r->comm->rank, peer = (uint64_t)f->index;
     struct place p = place_of(r, peer, me, off);
     *len = p.left;
-    return (p.is_sum ? r->recv : r->send) + p.g.base + start(&p.g, p.is_sum ? me : peer) + p.within;
+    return (p.is_sum ? r->recv : r->send) + p.g.base + rdi_seg_before(&p.g, p.is_sum ? me : peer) +
+           p.within;
 }
 
 static char *land(const struct rondo_request *r, const struct rdi_flow *f, uint64_t off,
                   uint64_t *len) {
     struct place p = place_of(r, (uint64_t)r->comm->rank, (uint64_t)f->index, off);
     *len = p.left;
-    return p.is_sum ? r->recv + p.g.base + start(&p.g, (uint64_t)f->index) + p.within : NULL;
+    return p.is_sum ? r->recv + p.g.base + rdi_seg_before(&p.g, (uint64_t)f->index) + p.within
+                    : NULL;
 }
 
 // What may be sent: of the segment that is being folded, the peer's part and the folded part of the sum; and
 // the next segment's part once the sum is whole.
 static void raise_ready(struct rondo_request *r) {
     uint64_t block = r->comm->plan.block;
-    uint64_t k = gathers(r) ? min64(r->state[S_FOLDED] / block, r->state[S_SEGS] - 1) : 0;
-    struct seg g = segment(r, k);
+    uint64_t k = gathers(r) ? rdi_min64(r->state[S_FOLDED] / block, r->state[S_SEGS] - 1) : 0;
+    struct rdi_seg g = segment(r, k);
     for (unsigned i = 0; i < r->nflows; i++) {
         struct rdi_flow *f = &r->flows[i];
         if (!f->out) {
@@ -135,7 +126,7 @@ static void raise_ready(struct rondo_request *r) {
         if (gathers(r)) {
             ready += k * 2 * block + (r->state[S_FOLDED] - k * block);
         }
-        f->ready = min64(ready, f->total);
+        f->ready = rdi_min64(ready, f->total);
         rdi_edge_send(f->edge);
     }
 }
@@ -152,8 +143,8 @@ static int take_sums(struct rondo_request *r) {
             if (!p.is_sum || !rdi_flow_peek(f, &data, &len)) {
                 break;
             }
-            char *to = r->recv + p.g.base + start(&p.g, (uint64_t)f->index) + p.within;
-            len = min64(len, p.left);
+            char *to = r->recv + p.g.base + rdi_seg_before(&p.g, (uint64_t)f->index) + p.within;
+            len = rdi_min64(len, p.left);
             if (data != to) {
                 rdi_work_copy(r, to, data, len);
             }
@@ -185,10 +176,10 @@ static bool fold(struct rondo_request *r) {
             return false;
         }
         src[f->index] = data;
-        len = min64(len, min64(have, q.left));
+        len = rdi_min64(len, rdi_min64(have, q.left));
         p = q;
     }
-    uint64_t at = p.g.base + start(&p.g, me) + p.within;
+    uint64_t at = p.g.base + rdi_seg_before(&p.g, me) + p.within;
     char *to = gathers(r) ? r->recv + at : r->recv + p.within;
     src[me] = r->send + at;
     rdi_work_reduce_n(r, to, src, (unsigned)n, len);

@@ -30,19 +30,14 @@ enum { S_BLOCK, S_SEGS, S_STEPS, S_FULL }; // indexes of req->state
 
 static struct rdi_seg segment(const struct rondo_request *r, uint64_t k) {
     uint64_t n = (uint64_t)r->comm->size, block = r->state[S_BLOCK];
-    struct rdi_seg g = {.k = k, .stream = k * r->state[S_FULL], .len = block};
+    struct rdi_seg g = {.k = k, .base = k * block};
     if (r->kind == RDI_ALL_REDUCE) {
-        g.base = k * n * block;
-        g.bytes = rdi_min64(n * block, r->bytes - g.base);
-        if (g.bytes < n * block) {
-            // Last segment: shared out evenly, in whole cache lines so that no element is cut.
-            g.len = ((g.bytes + n - 1) / n + 63) / 64 * 64;
-        }
+        g = rdi_seg_cut(k, n, block, r->bytes);
     } else {
-        g.base = k * block;
         g.len = rdi_min64(block, r->bytes - g.base);
         g.bytes = n * g.len;
     }
+    g.stream = k * r->state[S_FULL];
     return g;
 }
 
