@@ -342,7 +342,7 @@ rondo_status rondo_comm_plan(const rondo_comm *comm, size_t bytes, char *buf, si
                         "rondo_comm_plan: a pointer is NULL or the buffer is empty");
     }
     const struct rdi_plan *p = &comm->plan;
-    int streams = comm->layout.nstreams;
+    int streams = comm->layout.nstreams > 0 ? comm->layout.nstreams : 1;
     snprintf(
         buf, cap,
         "all_reduce of %zu bytes on %u ranks (%u host%s, at most %u per host, %d stream%s): %s, "

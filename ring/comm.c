@@ -33,7 +33,7 @@ const char *rdi_comm_who(const struct rondo_comm *c, int rank, char *buf, size_t
 // ---- Edges ---------------------------------------------------------------------------------------
 
 static unsigned bucket(const struct rondo_comm *c, bool out, int peer, unsigned channel) {
-    return ((unsigned)peer * 4 + channel * 2 + out) % c->hash_size;
+    return ((unsigned)peer * 2 * RDI_CHANNELS + channel * 2 + out) % c->hash_size;
 }
 
 static struct rdi_edge *find_edge(struct rondo_comm *c, bool out, int peer, unsigned channel) {

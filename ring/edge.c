@@ -154,6 +154,10 @@ void *rdi_edge_land(struct rdi_edge *e, uint64_t tag, uint32_t len) {
         if ((tag ^ make_tag(f, 0)) >> TAG_OFFSET_BITS) {
             continue;
         }
+        // The tag names the operation: of several flows that it has here, one after the other, only the last is known.
+        if (f->next && f->next->req == f->req) {
+            return NULL;
+        }
         uint64_t n = 0;
         if (!f->req->algo->land || off < f->done || off >= f->total || len > f->total - off) {
             return NULL;

@@ -212,6 +212,10 @@ void rdi_engine_destroy(struct rdi_engine *e) {
 #define RECORD_SEAT (28 + RDI_HOST_MAX)
 #define RECORD_FIXED (RECORD_SEAT + RDI_SEAT_WIRE) // up to the plan
 #define RECORD_ENCRYPTS 1u
+_Static_assert(RECORD_FIXED + sizeof(struct rdi_plan) + 4 + RDI_MAX_NETS * (12 + RDI_BLOB_MAX) +
+                       sizeof(struct rdi_watch_peer) <=
+                   RDI_RECORD_MAX,
+               "the longest record fits");
 
 static uint32_t record_flags(const struct rdi_engine *e) {
     return e->options.num[RDI_OPT_ENCRYPT] != 0 ? RECORD_ENCRYPTS : 0;

@@ -52,11 +52,13 @@ enum rdi_kind {
 };
 // DEVICE: messages that a NIC writes into device memory (ring/cuda/).
 // BACK: what a receiver on a device tells the sender, apart from what it sends to the same rank itself.
+// RESULT: what a leader hands out in its host, apart from what it hands in to another one (ring/algo/node.c).
 enum {
     RDI_CH_COLL = 0,
     RDI_CH_P2P = 1,
     RDI_CH_DEVICE = RDI_CHANNEL_DEVICE,
     RDI_CH_BACK = 3,
+    RDI_CH_RESULT = 4,
     RDI_CHANNELS
 };
 enum { RDI_CTRL_SIG = 1, RDI_CTRL_ABORT = 2 };
@@ -443,7 +445,7 @@ rondo_status rdi_engine_create(const struct rdi_env *env, const struct rdi_optio
                                struct rdi_engine **out);
 void rdi_engine_destroy(struct rdi_engine *e);
 // This rank's record for the others, at most RDI_RECORD_MAX bytes, and the reading of a peer's (checked).
-#define RDI_RECORD_MAX 4096
+#define RDI_RECORD_MAX 6144
 size_t rdi_engine_record(struct rdi_engine *e, const struct rdi_plan *plan, void *buf);
 rondo_status rdi_engine_add_peer(struct rdi_engine *e, int rank, const void *record, size_t len,
                                  struct rdi_plan *plan);

@@ -148,6 +148,9 @@ static void add_rail(struct rdi_layout *l, int *leaders) {
 static rondo_status make_streams(const struct maker *m) {
     struct rdi_layout *l = m->l;
     l->rails = count_rails(m);
+    if (l->hosts == 1 || l->max_local == 1) {
+        return RONDO_OK; // nobody leads
+    }
     l->streams = calloc((size_t)l->rails, sizeof *l->streams);
     for (int r = 0; l->streams && r < l->rails; r++) {
         int *leaders = malloc((size_t)l->hosts * sizeof *leaders);

@@ -45,7 +45,8 @@ struct rdi_layout {
     int pos;               // this rank's place in the ring
     int *order;            // the rank at each place; NULL: as they are numbered
     int nlocals, *locals;  // ranks of this rank's host, the lowest first
-    int nstreams, rails;   // streams; the sum of their weights
+    int nstreams,
+        rails; // streams, none where no host has to reduce first; the sum of their weights
     struct rdi_stream *streams;
     uint32_t max_local; // most ranks on one host
     uint64_t hash;      // of all of this that is the same on all ranks

@@ -84,7 +84,7 @@ enum rdi_wait rdi_op_wait(const struct rondo_request *r, int *peer, const char *
         }
     }
     if (best == RDI_WAIT_NONE && r->sig_pending) {
-        *peer = (r->comm->rank + 1) % r->comm->size;
+        *peer = rdi_layout_next(&r->comm->layout, 1);
         return say(RDI_WAIT_CONNECT, "its signature is not sent yet", text);
     }
     if (best == RDI_WAIT_NONE && r->gpu) {

@@ -16,11 +16,12 @@
 // (10 min). An operation that expires aborts its communicator; the error names the rank and the counter that
 // did not move. A communicator in error stays in error: destroy it and create another.
 //
-// Results. order=default: the algorithm and the order of additions are a pure function of (op, count, type,
-// ranks, ranks per host, plan), so bits are the same in every run and on every wire. order=strict: each
-// element is the left fold over ranks 0, 1, … n-1, rounded to the type after every addition (f16/bf16/fp8
-// too), divided once at the end for RONDO_AVG. f16/bf16/fp8 are otherwise accumulated in f32 within a rank and
-// rounded when they travel. Integer sums wrap; integer AVG truncates toward zero. MIN/MAX propagate NaN and
+// Results. order=default: the algorithm and the order of additions are a pure function of (op, count, type, plan,
+// layout), so bits are the same in every run and on every wire. The layout is which ranks share a host, and which NICs
+// each found when it started: option topology=none, or a saved topology, keeps it where NICs come and go. order=strict
+// depends on none of this: each element is the left fold over ranks 0, 1, … n-1, rounded to the type after every
+// addition (f16/bf16/fp8 too), divided once at the end for RONDO_AVG. f16/bf16/fp8 are otherwise accumulated in f32
+// within a rank and rounded when they travel. Integer sums wrap; integer AVG truncates toward zero. MIN/MAX propagate NaN and
 // hold -0 < +0.
 //
 // fp8. F8E4M3 (1 sign, 4 exponent and 3 mantissa bits, bias 7, largest 448, no infinity, NaN 0x7f and 0xff) and
@@ -319,8 +320,9 @@ RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type
 // The blocking calls and their _start forms take device memory as well, once the communicator is attached: the
 // data must be complete when the call is made, and is complete when the request is.
 //
-// Bits: with order=default the additions are those of algorithm=ring on the host, piece by piece; with
-// order=strict the left fold over ranks. Kernels round as the host's do.
+// Bits: with order=default the additions are those of algorithm=ring on the host, piece by piece, where ranks are
+// numbered host after host (on devices the ring goes by their numbers); with order=strict the left fold over ranks.
+// Kernels round as the host's do.
 
 // A CUstream or cudaStream_t; NULL is the legacy default stream.
 typedef void *rondo_stream;

@@ -212,7 +212,7 @@ void rdi_hs_session_key(const struct rdi_hs *hs, bool from_connector, uint8_t ke
 struct rdi_link_id {
     uint64_t comm;     // communicator's id
     uint32_t from, to; // world ranks
-    uint32_t channel;  // 0 collectives, 1 point to point, RDI_CHANNEL_DEVICE
+    uint32_t channel;  // the engine's, RDI_CHANNEL_DEVICE among them
 };
 #define RDI_CHANNEL_DEVICE 2 // payloads come from and go to device memory
 

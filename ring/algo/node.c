@@ -130,7 +130,7 @@ static rondo_status add(struct rondo_request *r, unsigned part, enum kind k, int
     const struct op *o = op_of(r);
     bool out = k == DATA_OUT || k == RING_OUT || k == RESULT_OUT;
     bool back = o->nparts > 1 && (k == RESULT_OUT || k == RESULT_IN);
-    return rdi_flow_add_on(r, out, peer, back ? RDI_CH_BACK : -1, (int)(part * KINDS + k), total,
+    return rdi_flow_add_on(r, out, peer, back ? RDI_CH_RESULT : -1, (int)(part * KINDS + k), total,
                            ready);
 }
 
@@ -280,12 +280,15 @@ static bool take_ring(struct rondo_request *r, struct part *p) {
             return false;
         }
         len = fold(r, p, &x, data, len);
-        if (len > 0 && x.step == hosts - 2) {
+        if (len == 0) {
+            return false;
+        }
+        if (x.step == hosts - 2) {
             rdi_work_average(r, r->recv + x.at, len);
         }
     }
     rdi_flow_consume(in, len);
-    return len > 0;
+    return true;
 }
 
 static void raise_ready(struct rondo_request *r, struct part *p) {
