@@ -27,6 +27,18 @@ static void on_news(void *arg) {
     fiber_wake(k->fiber);
 }
 
+// NICs that agree with nothing, and with those of the process before even less: all have to lay out alike with them.
+static struct rdi_seat seat_of(int r, uint32_t incarnation) {
+    uint64_t x = rdi_mix(rdi_mix(job.net.seed, (uint64_t)r), incarnation);
+    struct rdi_seat s = {.nics = (uint8_t)(job.net.seed % 3)};
+    s.uses = (uint16_t)(s.nics ? 1 + x % ((UINT64_C(1) << s.nics) - 1) : 0);
+    s.chain = (uint16_t)(x >> 8 & 7);
+    for (unsigned i = 0; i < s.nics; i++) {
+        s.to[i] = (uint8_t)(x >> (16 + 8 * i) & 3);
+    }
+    return s;
+}
+
 static void make_engine(int r, uint32_t incarnation, int node, int watch_node) {
     struct rank *k = &job.ranks[r];
     struct rdi_env env;
@@ -43,6 +55,7 @@ static void make_engine(int r, uint32_t incarnation, int node, int watch_node) {
         give_up("rank %d cannot be made: %s", r, rondo_last_error());
     }
     k->engine->incarnation = k->incarnation = incarnation;
+    k->engine->seat = seat_of(r, incarnation);
     if (rdi_engine_watch(k->engine, &rdi_sim_ops, k->watch_node, on_news, k) != RONDO_OK ||
         rdi_driver_create(k->engine, &d) != RONDO_OK) {
         give_up("rank %d cannot be made: %s", r, rondo_last_error());
