@@ -92,7 +92,8 @@ static void put_active(struct rdi_text *t, const struct rdi_snap *s, const struc
 // ---- Communicators -------------------------------------------------------------------------------
 
 static void put_edge(struct rdi_text *t, const struct rdi_snap *s, const struct rdi_snap_edge *e) {
-    static const char *const channels[RDI_CHANNELS] = {"collectives", "p2p", "device", "back", "result"};
+    static const char *const channels[RDI_CHANNELS] = {"collectives", "p2p", "device", "back",
+                                                       "result"};
     rdi_json_line(t);
     rdi_json_begin(t, NULL, '{');
     rdi_json_string(t, "direction", e->out ? "to" : "from");
