@@ -39,7 +39,7 @@ int munge_encode(char **cred, struct munge_ctx *c, const void *text, int len) {
         return SOCKET;
     }
     char *out = malloc((size_t)len * 2 + 100);
-    int n = sprintf(out, "MUNGE:%ld:%ld:%d:", number("MOCK_MUNGE_UID", getuid()), (long)c->only,
+    int n = sprintf(out, "MUNGE:%ld:%ld:%d:", number("MOCK_MUNGE_UID", geteuid()), (long)c->only,
                     c->cipher);
     for (int i = 0; i < len; i++) {
         n += sprintf(out + n, "%02x", ((const unsigned char *)text)[i]);
@@ -60,7 +60,7 @@ int munge_decode(const char *cred, struct munge_ctx *c, void **text, int *len, u
         return INVALID;
     }
     c->only = (uid_t)only;
-    if (c->only != (uid_t)-1 && c->only != getuid()) {
+    if (c->only != (uid_t)-1 && c->only != geteuid()) {
         return UNAUTHORIZED;
     }
     int n = (int)(strlen(cred + at) - 1) / 2;

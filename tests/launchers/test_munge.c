@@ -2,6 +2,7 @@
 // The job's key by munge, with the mock in place of libmunge.so.2 (mock_munge.c, on LD_LIBRARY_PATH): which credentials
 // count, and a herald among strangers.
 #include "transport/bootstrap/munge.h"
+#include "transport/bootstrap/point.h"
 
 #include <arpa/inet.h>
 #include <pthread.h>
@@ -50,7 +51,8 @@ static void test_credentials(void **state) {
     (void)state;
     char cred[RDI_MUNGE_CRED], other[RDI_MUNGE_CRED];
     assert_int_equal(rdi_munge_seal("the text", cred), RONDO_OK);
-    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7468652074657874:", (int)getuid(), (int)getuid());
+    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7468652074657874:", (int)geteuid(),
+             (int)geteuid());
     assert_string_equal(cred, other); // for this user only, and encrypted
     opens(cred, "the text");
     setenv("MOCK_MUNGE_STATUS", "17", 1); // somebody on this host opened it before
@@ -64,16 +66,16 @@ static void test_credentials(void **state) {
     unsetenv("MOCK_MUNGE_STATUS");
     refuses("", "MOCK-INVALID");
     refuses("HTTP/1.1 400 Bad Request", "MOCK-INVALID");
-    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7400:", (int)getuid(), (int)getuid());
+    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7400:", (int)geteuid(), (int)geteuid());
     refuses(other, "no text");
     // Another user's, for us; ours for all; ours, but readable; another user's for himself.
-    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7468:", (int)getuid() + 1, (int)getuid());
+    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7468:", (int)geteuid() + 1, (int)geteuid());
     refuses(other, "not of this user");
-    snprintf(other, sizeof other, "MUNGE:%d:-1:5:7468:", (int)getuid());
+    snprintf(other, sizeof other, "MUNGE:%d:-1:5:7468:", (int)geteuid());
     refuses(other, "for this user");
-    snprintf(other, sizeof other, "MUNGE:%d:%d:0:7468:", (int)getuid(), (int)getuid());
+    snprintf(other, sizeof other, "MUNGE:%d:%d:0:7468:", (int)geteuid(), (int)geteuid());
     refuses(other, "for this user");
-    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7468:", (int)getuid() + 1, (int)getuid() + 1);
+    snprintf(other, sizeof other, "MUNGE:%d:%d:5:7468:", (int)geteuid() + 1, (int)geteuid() + 1);
     refuses(other, "MOCK-UNAUTHORIZED");
 }
 
@@ -83,6 +85,33 @@ static void test_no_daemon(void **state) {
     setenv("MOCK_MUNGE_DEAD", "1", 1);
     assert_int_equal(rdi_munge_seal("the text", cred), RONDO_ERR_UNSUPPORTED);
     assert_non_null(strstr(rondo_last_error(), "MOCK-SOCKET"));
+}
+
+static void choose(bool works, const char *word) {
+    struct rdi_launch l = {.size = 2, .host = "n1", .offered = RDI_VIA_MUNGE};
+    char why[RDI_ERROR_TEXT];
+    assert_int_equal(rdi_point_choose(&l, getenv, 1000, why, sizeof why), RONDO_OK);
+    assert_int_equal(l.via, works ? RDI_VIA_MUNGE : RDI_VIA_NONE);
+    if (strstr(why, word) == NULL) {
+        fail_msg("%s", why);
+    }
+}
+
+// It is used only where this host opens what it makes.
+static void test_choice(void **state) {
+    (void)state;
+    char other[16];
+    choose(true, "");
+    setenv("MOCK_MUNGE_STATUS", "17", 1);
+    choose(true, "");
+    setenv("MOCK_MUNGE_STATUS", "14", 1);
+    choose(false, "munge: munge does not open what it made itself: MOCK-INVALID");
+    unsetenv("MOCK_MUNGE_STATUS");
+    snprintf(other, sizeof other, "%d", (int)geteuid() + 1);
+    setenv("MOCK_MUNGE_UID", other, 1);
+    choose(false, "not of this user");
+    setenv("MOCK_MUNGE_DEAD", "1", 1);
+    choose(false, "MOCK-SOCKET");
 }
 
 // ---- The herald ---------------------------------------------------------------------------------
@@ -161,6 +190,7 @@ static void test_signals(void **state) {
     sigaction(SIGUSR1, &action, &was);
     pthread_sigmask(SIG_BLOCK, &one, &before);
     kill(getpid(), SIGUSR1);
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); // for a thread that would take it
     assert_int_equal(sigtimedwait(&one, NULL, &(struct timespec){.tv_sec = 1}), SIGUSR1);
     assert_int_equal(handled, 0);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -258,6 +288,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_credentials, setup),
         cmocka_unit_test_setup(test_no_daemon, setup),
+        cmocka_unit_test_setup(test_choice, setup),
         cmocka_unit_test_setup(test_herald, setup),
         cmocka_unit_test_setup(test_signals, setup),
         cmocka_unit_test_setup(test_busy_port, setup),

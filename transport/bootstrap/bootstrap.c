@@ -210,11 +210,29 @@ static rondo_status open_store(struct rdi_bootstrap *b, const rondo_config *conf
     return s;
 }
 
+// How rank 0 tells where it is; the log says what does not work of that which the launcher offers.
+static rondo_status choose_way(const struct rdi_options *options, const struct rdi_env *env,
+                               struct rdi_launch *launch) {
+    char why[RDI_ERROR_TEXT];
+    rondo_status s = rdi_point_choose(launch, getenv, (int)options->num[RDI_OPT_CONNECT_TIMEOUT],
+                                      why, sizeof why);
+    if (s == RONDO_OK && why[0] != '\0' && launch->via == RDI_VIA_NONE) {
+        rdi_log(env, RONDO_LOG_INFO,
+                "what %s offers for telling where rank 0 is does not work (%s): the store is at"
+                " %s, port %d",
+                launch->launcher, why, launch->host, launch->port);
+    } else if (s == RONDO_OK && why[0] != '\0') {
+        rdi_log(env, RONDO_LOG_INFO,
+                "not all that %s offers for telling where rank 0 is works (%s): %s is used",
+                launch->launcher, why, rdi_via_name(launch->via));
+    }
+    return s;
+}
+
 // The place in the job, and whether this start of the rank is one that can be.
 static rondo_status find_place(const rondo_config *config, const struct rdi_options *options,
                                const struct rdi_env *env, struct rdi_launch *launch,
                                uint32_t *restarts) {
-    char why[RDI_ERROR_TEXT];
     rondo_status s = check_store_ops(config);
     if (s == RONDO_OK) {
         s = rdi_discover(config, rdi_pmix_getenv, launch);
@@ -230,17 +248,10 @@ static rondo_status find_place(const rondo_config *config, const struct rdi_opti
                      "=launcher, as rondo-run --elastic does)",
                      launch->rank);
     }
-    if (s == RONDO_OK) {
-        s = rdi_point_choose(launch, getenv, (int)options->num[RDI_OPT_CONNECT_TIMEOUT], why,
-                             sizeof why);
-        if (s == RONDO_OK && launch->offered != 0 && launch->via == RDI_VIA_NONE) {
-            rdi_log(env, RONDO_LOG_INFO,
-                    "what %s offers for telling where rank 0 is does not work (%s): the store is at"
-                    " %s, port %d",
-                    launch->launcher, why, launch->host, launch->port);
-        }
+    if (s == RONDO_OK && rdi_key_is_given(config, options, getenv)) {
+        launch->offered &= ~(unsigned)RDI_VIA_MUNGE; // the key is what it is for
     }
-    return s;
+    return s == RONDO_OK ? choose_way(options, env, launch) : s;
 }
 
 static void set_up(struct rdi_bootstrap *b, const struct rdi_options *options,
@@ -268,9 +279,6 @@ static rondo_status open_job(struct rdi_bootstrap *b, const rondo_config *config
     if (!job->auth && !key_later && b->rank == 0) {
         rdi_log(&b->env, RONDO_LOG_WARN,
                 "this job has no key (%s): whoever reaches its ports can join", key_source);
-    }
-    if (launch->via == RDI_VIA_MUNGE && !key_later) {
-        launch->via = RDI_VIA_NONE; // the key is what it is for
     }
     if (launch->via != RDI_VIA_NONE) {
         s = rdi_meet_at_point(b, options, launch, job, key_later);

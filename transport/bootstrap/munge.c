@@ -73,7 +73,7 @@ rondo_status rdi_munge_seal(const char *text, char cred[RDI_MUNGE_CRED]) {
     // Whatever the daemon's default is, the text is not to be read by others.
     int error = munge.ctx_set(context, RDI_MUNGE_OPT_CIPHER, RDI_MUNGE_AES256);
     if (error == 0) {
-        error = munge.ctx_set(context, RDI_MUNGE_OPT_UID, getuid());
+        error = munge.ctx_set(context, RDI_MUNGE_OPT_UID, geteuid());
     }
     if (error == 0) {
         error = munge.encode(&made, context, text, (int)strlen(text));
@@ -96,7 +96,7 @@ static bool is_closed(void *context) {
     uid_t only = (uid_t)-1;
     return munge.ctx_get(context, RDI_MUNGE_OPT_CIPHER, &cipher) == 0 &&
            munge.ctx_get(context, RDI_MUNGE_OPT_UID, &only) == 0 && cipher == RDI_MUNGE_AES256 &&
-           only == getuid();
+           only == geteuid();
 }
 
 const char *rdi_munge_open(const char *cred, char *text, size_t cap) {
@@ -114,7 +114,7 @@ const char *rdi_munge_open(const char *cred, char *text, size_t cap) {
     if (error != 0 && error != RDI_MUNGE_REPLAYED && error != RDI_MUNGE_EXPIRED &&
         error != RDI_MUNGE_REWOUND) {
         wrong = munge.strerror(error);
-    } else if (uid != getuid() || !is_closed(context)) {
+    } else if (uid != geteuid() || !is_closed(context)) {
         wrong = "the credential is not of this user, for this user";
     } else if (got == NULL || len < 0 || (size_t)len >= cap || memchr(got, '\0', (size_t)len)) {
         wrong = "the credential has no text";

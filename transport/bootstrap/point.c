@@ -117,12 +117,24 @@ static bool is_told(const struct rdi_launch *l, enum rdi_via via) {
     return known;
 }
 
+// Whether this host's munged makes credentials of this user that it opens again; else the last error.
+static bool munge_works(void) {
+    char cred[RDI_MUNGE_CRED], text[8];
+    if (rdi_munge_seal("-", cred) != RONDO_OK) {
+        return false;
+    }
+    const char *wrong = rdi_munge_open(cred, text, sizeof text);
+    if (wrong != NULL) {
+        rdi_fail(RONDO_ERR_UNSUPPORTED, "munge does not open what it made itself: %s", wrong);
+    }
+    return wrong == NULL;
+}
+
 static bool usable(enum rdi_via via, rdi_getenv get, int timeout_ms, char *why, size_t cap) {
     const char *text = "";
     int fd;
-    char cred[RDI_MUNGE_CRED];
     bool ok = via == RDI_VIA_PMIX    ? rdi_pmix_begin(timeout_ms) == RONDO_OK
-              : via == RDI_VIA_MUNGE ? rdi_munge_seal("-", cred) == RONDO_OK
+              : via == RDI_VIA_MUNGE ? munge_works()
                                      : rdi_pmi_usable(get, &fd, &text);
     if (!ok) {
         size_t used = strlen(why);
