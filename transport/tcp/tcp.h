@@ -106,10 +106,11 @@ struct rdi_tcp_path {
     bool probe;                // connector: only asks whether the peer lives
     bool reserve;              // acceptor: lives on the spare descriptor
     bool hot;
-    bool said_bye;                    // nothing follows on this path, and its end is no loss
-    bool over;                        // it has ended after that
-    unsigned misses;                  // reads in a row that found nothing, while hot
-    uint64_t deadline;                // while on the net's list
+    bool said_bye;         // nothing follows on this path, and its end is no loss
+    bool over;             // it has ended after that
+    unsigned misses;       // reads in a row that found nothing, while hot
+    uint64_t silent_since; // when the kernel was first seen to repeat itself; 0 = it does not
+    uint64_t deadline;     // while on the net's list
     struct rdi_tcp_path *prev, *next; // the net's list of paths without a link; the graveyard
     struct sockaddr_storage local, remote;
     struct rdi_tcp_sealed *sealed; // OPEN and CLOSING with option encrypt; else NULL
@@ -271,6 +272,23 @@ void rdi_tcp_probe_tick(struct rdi_tcp_link *l, uint64_t now);
 
 // ---- stall.c -------------------------------------------------------------------------------------
 
+// What a look at a path of an UP link shows.
+struct rdi_tcp_signs {
+    bool known;     // it is in use, has not said good-bye, and the kernel told; else tries is 0
+    unsigned rail;  // the same for those that leave by the same address
+    unsigned tries; // how often the kernel has repeated in vain what is first in line
+    uint64_t silent_for; // ns since that was first seen
+    unsigned heard_ms;   // since anything was acknowledged
+};
+enum rdi_tcp_verdict {
+    RDI_TCP_LIVELY,    // none is silent for too long
+    RDI_TCP_RAIL_DEAD, // path *which is, and another rail works
+    RDI_TCP_UNSURE,    // path *which is, and nothing is known of some path by another rail
+    RDI_TCP_ALL_MUTE,  // path *which is, and those by other rails, if any, get no answer either
+};
+// Pure. `most`: tries that are too many.
+enum rdi_tcp_verdict rdi_tcp_stall_judge(const struct rdi_tcp_signs *s, unsigned count,
+                                         unsigned most, unsigned *which);
 // A link comes up: whether it has several ways.
 void rdi_tcp_stall_begin(struct rdi_tcp_link *l);
 // Takes links for LOST that have several ways, one of which is silent.
