@@ -370,7 +370,7 @@ static struct rdi_verbs_address random_address(uint64_t *seed) {
         }
         r->ngids = next(seed) % 8 == 0 ? 0 : r->ngids;
         r->lid = layer == IB ? (uint16_t)(next(seed) % 3) : 0;
-        r->mbit_per_s = 100000 << next(seed) % 2;
+        r->mbit_per_s = 100000u << next(seed) % 2;
         r->mtu = (uint8_t)(1 + next(seed) % 5);
         snprintf(r->device, sizeof r->device, "mlx5_%u", next(seed) % 4);
         r->port = (uint8_t)(1 + next(seed) % 2);
