@@ -257,7 +257,7 @@ static void kill_all(struct job *j) {
 }
 
 struct report job_report(struct job *j, int rank, double seconds) {
-    struct report r;
+    struct report r = {0};
     struct pollfd p = {.fd = j->from[rank], .events = POLLIN};
     double end = job_now() + seconds * job_patience();
     int n = 0;
