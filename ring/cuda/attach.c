@@ -42,9 +42,6 @@ struct attach {
     uint8_t *maps;      // [r * size + p]: rank r has mapped rank p's block
 };
 
-static int left_of(const struct rondo_comm *c, int r) { return (r + c->size - 1) % c->size; }
-static int right_of(const struct rondo_comm *c, int r) { return (r + 1) % c->size; }
-
 static bool same_host(const struct rondo_comm *c, int a, int b) {
     const struct rdi_peer *p = c->engine->peers;
     return memcmp(p[c->world[a]].host_id, p[c->world[b]].host_id, 16) == 0;
@@ -127,8 +124,8 @@ static void try_direct(struct rdi_gpu *g, struct record *me) {
         snprintf(me->no_direct_in, sizeof me->no_direct_in, "%s", no);
         return;
     }
-    g->block_registered = register_block(g, right_of(c, c->rank), &g->block, me->no_direct_out,
-                                         sizeof me->no_direct_out);
+    g->block_registered = register_block(g, rdi_layout_next(&c->layout, 1), &g->block,
+                                         me->no_direct_out, sizeof me->no_direct_out);
     if (!d->ordered && !d->can_flush) {
         snprintf(me->no_direct_in, sizeof me->no_direct_in,
                  "the device can neither order nor flush what NICs write");
@@ -143,8 +140,8 @@ static void try_direct(struct rdi_gpu *g, struct record *me) {
         snprintf(me->no_direct_in, sizeof me->no_direct_in, "%.190s", rondo_last_error());
         return;
     }
-    g->inbound_registered = register_block(g, left_of(c, c->rank), &g->inbound, me->no_direct_in,
-                                           sizeof me->no_direct_in);
+    g->inbound_registered = register_block(g, rdi_layout_next(&c->layout, c->size - 1), &g->inbound,
+                                           me->no_direct_in, sizeof me->no_direct_in);
 }
 
 // All of them now: at its first use a kernel is loaded, which may wait for the device.
@@ -338,8 +335,9 @@ static void note_reach(struct attach *a, int peer, bool out, enum rdi_gpu_reach 
 static rondo_status choose_all(struct attach *a) {
     struct rondo_comm *c = a->c;
     rondo_status s = RONDO_OK;
-    for (int from = 0; from < c->size && c->size > 1 && s == RONDO_OK; from++) {
-        int to = right_of(c, from);
+    for (int pos = 0; pos < c->size && c->size > 1 && s == RONDO_OK; pos++) {
+        int from = rdi_layout_rank(&c->layout, pos),
+            to = rdi_layout_rank(&c->layout, (pos + 1) % c->size);
         char reason[384];
         enum rdi_gpu_reach reach = choose(a, from, to, reason, sizeof reason);
         if (reach == RDI_REACH_NONE) {

@@ -36,9 +36,10 @@
 
 #include <pthread.h>
 
-#define RDI_GPU_WIDTH 4       // segments that share a ring's time steps
-#define RDI_GPU_SLOTS 8       // of a ring between neighbours, >= 2 * RDI_GPU_WIDTH
-#define RDI_GPU_PAIR_SLOTS 4  // of a ring for all_to_all, send and recv
+#define RDI_GPU_WIDTH 4 // segments that share a ring's time steps
+#define RDI_GPU_SLOTS 8 // of a ring between neighbours, >= 2 * RDI_GPU_WIDTH
+#define RDI_GPU_PAIR_SLOTS \
+    4 // of a ring for pairs, send and recv; >= 2 * 2, the items of ways that share a time
 #define RDI_GPU_CHAIN_OPS 256 // stream operations of a chain; beyond that one kernel walks
 #define RDI_GPU_THREADS RDI_STEP_BLOCK
 
@@ -59,10 +60,13 @@ struct rdi_gpu_program {
 struct rdi_gpu_call { // what a program is a function of
     enum rdi_kind kind;
     int rank, size, root; // root: or the peer of send and recv
+    const int *order;     // the rank at each place of the ring; NULL: as they are numbered
     bool strict, divide;
     uint64_t bytes; // as request->bytes: of one block
     uint64_t piece;
 };
+// Whether its ways go by the ranks' numbers, whatever the order of the ring.
+bool rdi_gpu_by_rank(const struct rdi_gpu_call *c);
 // False: out of memory. The caller frees p->moves.
 bool rdi_gpu_program(const struct rdi_gpu_call *c, struct rdi_gpu_program *p);
 
@@ -85,6 +89,7 @@ const char *rdi_gpu_reach_name(enum rdi_gpu_reach r);
 
 // ---- Staging rings -------------------------------------------------------------------------------
 
+// RING: to the next rank of the ring. PAIRS: to any, for all_to_all, and for ways by number where the ring goes otherwise.
 enum rdi_gpu_class { RDI_GPU_RING, RDI_GPU_PAIRS, RDI_GPU_P2P };
 
 struct rdi_gpu_edge {

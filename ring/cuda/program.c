@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // An operation as the list of a rank's moves: a pure function of the call, the same cut on all ranks.
 //
-// A block of data goes its way over the ranks, from rank s upwards: position x of the way is rank s + x (modulo n).
-// Up to position `fold` each rank adds its own data; from there on the value is final, and travels on to the end.
+// The ranks stand in the order of the ring (ring/layout.h). A block of data goes its way over their places, from place
+// s upwards: position x of the way is the rank at place s + x (modulo n). Up to position `fold` each rank adds its own
+// data; from there on the value is final, and travels on to the end. Blocks of reduce_scatter and all_gather are
+// numbered by place. With order=strict the places of what is reduced are the ranks' numbers.
 //
 //                   s            fold     end        x:       0     1     2 … fold … end
 //   all_reduce      b            n-1      2n-2       value:   own   sum2  sum3  all   all
@@ -23,7 +25,7 @@
 
 static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-// A block of a segment.
+// A block of a segment. start: a place.
 struct item {
     uint64_t bytes, local, dst; // local, dst: offsets in the caller's buffers
     int start, fold, end;
@@ -48,6 +50,39 @@ static bool reduces(const struct rdi_gpu_call *c) {
     return c->kind == RDI_ALL_REDUCE || c->kind == RDI_REDUCE_SCATTER || c->kind == RDI_REDUCE;
 }
 
+// ---- Places --------------------------------------------------------------------------------------
+
+bool rdi_gpu_by_rank(const struct rdi_gpu_call *c) { return c->strict && reduces(c); }
+
+static int rank_at(const struct rdi_gpu_call *c, int place) {
+    return c->order && !rdi_gpu_by_rank(c) ? c->order[place] : place;
+}
+
+static int place_of(const struct rdi_gpu_call *c, int rank) {
+    int place = 0;
+    while (place < c->size && rank_at(c, place) != rank) {
+        place++;
+    }
+    return place;
+}
+
+// ---- A rank's part in a way ----------------------------------------------------------------------
+
+// A call, and where this rank and the root stand.
+struct view {
+    const struct rdi_gpu_call *c;
+    int place, root, before, after; // before, after: the ranks there
+};
+
+static struct view view_of(const struct rdi_gpu_call *c) {
+    int n = c->size, place = place_of(c, c->rank);
+    return (struct view){.c = c,
+                         .place = place,
+                         .root = place_of(c, c->root),
+                         .before = rank_at(c, (place + n - 1) % n),
+                         .after = rank_at(c, (place + 1) % n)};
+}
+
 // Whether the rank at position x stores the value for its caller.
 static bool wants(const struct rdi_gpu_call *c, const struct item *i, int x) {
     if (c->kind == RDI_REDUCE_SCATTER || c->kind == RDI_REDUCE) {
@@ -57,8 +92,8 @@ static bool wants(const struct rdi_gpu_call *c, const struct item *i, int x) {
 }
 
 // This rank's part in the item's way, when it stands at position x.
-static bool visit(const struct rdi_gpu_call *c, const struct item *i, int x,
-                  struct rdi_gpu_program *p) {
+static bool visit(const struct view *v, const struct item *i, int x, struct rdi_gpu_program *p) {
+    const struct rdi_gpu_call *c = v->c;
     if (i->bytes == 0 || x < 0 || x > i->end) {
         return true;
     }
@@ -67,8 +102,8 @@ static bool visit(const struct rdi_gpu_call *c, const struct item *i, int x,
         return false;
     }
     m->bytes = i->bytes;
-    m->in = x > 0 ? (c->rank + c->size - 1) % c->size : -1;
-    m->out = x < i->end ? (c->rank + 1) % c->size : -1;
+    m->in = x > 0 ? v->before : -1;
+    m->out = x < i->end ? v->after : -1;
     m->has_local = x == 0 || (x <= i->fold && reduces(c));
     m->local = i->local;
     m->has_dst = wants(c, i, x);
@@ -77,7 +112,7 @@ static bool visit(const struct rdi_gpu_call *c, const struct item *i, int x,
     return true;
 }
 
-// ---- Ways that begin at another rank for each block ----------------------------------------------
+// ---- Ways that begin at another place for each block ---------------------------------------------
 
 static struct item ring_item(const struct rdi_gpu_call *c, uint64_t k, int block) {
     uint64_t n = (uint64_t)c->size, b = (uint64_t)block;
@@ -94,16 +129,16 @@ static struct item ring_item(const struct rdi_gpu_call *c, uint64_t k, int block
         i.end = 2 * c->size - 2;
         return i;
     }
-    uint64_t base = k * c->piece;
+    uint64_t base = k * c->piece, whole = (uint64_t)rank_at(c, block) * c->bytes + base;
     i.bytes = min64(c->piece, c->bytes - base);
     if (c->kind == RDI_REDUCE_SCATTER) {
         i.start = (block + 1) % c->size;
-        i.local = b * c->bytes + base;
+        i.local = whole;
         i.dst = base;
     } else {
         i.fold = 0;
         i.local = base;
-        i.dst = b * c->bytes + base;
+        i.dst = whole;
     }
     return i;
 }
@@ -113,12 +148,13 @@ static bool ring(const struct rdi_gpu_call *c, struct rdi_gpu_program *p) {
     uint64_t segs = (c->bytes + unit - 1) / unit;
     int shift = c->kind == RDI_REDUCE_SCATTER ? 1 : 0;
     int end = c->kind == RDI_ALL_REDUCE ? 2 * c->size - 2 : c->size - 1;
+    struct view v = view_of(c);
     for (uint64_t group = 0; group < segs; group += RDI_GPU_WIDTH) {
         for (int x = 0; x <= end; x++) {
-            int block = (c->rank - x - shift + 3 * c->size) % c->size;
+            int block = (v.place - x - shift + 3 * c->size) % c->size;
             for (uint64_t k = group; k < min64(segs, group + RDI_GPU_WIDTH); k++) {
                 struct item i = ring_item(c, k, block);
-                if (!visit(c, &i, x, p)) {
+                if (!visit(&v, &i, x, p)) {
                     return false;
                 }
             }
@@ -127,9 +163,10 @@ static bool ring(const struct rdi_gpu_call *c, struct rdi_gpu_program *p) {
     return true;
 }
 
-// ---- Ways that all begin at one rank -------------------------------------------------------------
+// ---- Ways that all begin at one place ------------------------------------------------------------
 
-static struct item way_item(const struct rdi_gpu_call *c, uint64_t k) {
+static struct item way_item(const struct view *v, uint64_t k) {
+    const struct rdi_gpu_call *c = v->c;
     int n = c->size;
     struct item i = {.fold = n - 1, .end = n - 1};
     if (c->kind == RDI_REDUCE_SCATTER) { // strict: a way for each piece of each block
@@ -145,12 +182,12 @@ static struct item way_item(const struct rdi_gpu_call *c, uint64_t k) {
     if (c->kind == RDI_ALL_REDUCE) {
         i.end = 2 * n - 2;
     } else if (c->kind == RDI_BROADCAST) {
-        i.start = c->root;
+        i.start = v->root;
         i.fold = 0;
     } else if (c->strict) {
-        i.end = n - 1 + (c->root + 1) % n;
+        i.end = n - 1 + (v->root + 1) % n;
     } else {
-        i.start = (c->root + 1) % n;
+        i.start = (v->root + 1) % n;
     }
     return i;
 }
@@ -159,15 +196,16 @@ static struct item way_item(const struct rdi_gpu_call *c, uint64_t k) {
 static bool ways(const struct rdi_gpu_call *c, struct rdi_gpu_program *p) {
     uint64_t n = (uint64_t)c->size, items = (c->bytes + c->piece - 1) / c->piece;
     items *= c->kind == RDI_REDUCE_SCATTER ? n : 1;
+    struct view v = view_of(c);
     for (uint64_t t = 0; items && t < items + n; t++) {
         for (unsigned second = 0; second < 2; second++) {
             uint64_t k = second ? t : t - n; // the older one comes first
             if (k >= items) {
                 continue; // also when t < n: k wraps around
             }
-            struct item i = way_item(c, k);
-            int x = (c->rank - i.start + c->size) % c->size + (second ? 0 : c->size);
-            if (!visit(c, &i, x, p)) {
+            struct item i = way_item(&v, k);
+            int x = (v.place - i.start + c->size) % c->size + (second ? 0 : c->size);
+            if (!visit(&v, &i, x, p)) {
                 return false;
             }
         }

@@ -36,10 +36,11 @@ void rdi_gpu_reclaim(struct rdi_gpu *g) {
     }
 }
 
-static enum rdi_gpu_class class_of(enum rdi_kind kind) {
-    return kind == RDI_SEND || kind == RDI_RECV ? RDI_GPU_P2P
-           : kind == RDI_ALL_TO_ALL             ? RDI_GPU_PAIRS
-                                                : RDI_GPU_RING;
+static enum rdi_gpu_class class_of(const struct rdi_gpu_call *c) {
+    bool pairs = c->kind == RDI_ALL_TO_ALL || (c->order && rdi_gpu_by_rank(c));
+    return c->kind == RDI_SEND || c->kind == RDI_RECV ? RDI_GPU_P2P
+           : pairs                                    ? RDI_GPU_PAIRS
+                                                      : RDI_GPU_RING;
 }
 
 static struct rdi_gpu_talk *talk(struct rdi_gpu_op *op, int peer) {
@@ -53,9 +54,9 @@ static struct rdi_gpu_talk *talk(struct rdi_gpu_op *op, int peer) {
 }
 
 // Counts the pieces of each lane.
-static rondo_status count_lanes(struct rdi_gpu_op *op, const struct rondo_request *r) {
+static rondo_status count_lanes(struct rdi_gpu_op *op, const struct rdi_gpu_call *c) {
     struct rdi_gpu *g = op->gpu;
-    size_t n = (size_t)g->comm->size;
+    size_t n = (size_t)c->size;
     op->in_lane = malloc(n * sizeof *op->in_lane);
     op->out_lane = malloc(n * sizeof *op->out_lane);
     op->lanes = calloc(2 * n, sizeof *op->lanes);
@@ -73,7 +74,7 @@ static rondo_status count_lanes(struct rdi_gpu_op *op, const struct rondo_reques
             if (lane && *lane < 0) {
                 *lane = (int32_t)op->nlanes;
                 struct rdi_gpu_lane *l = &op->lanes[op->nlanes++];
-                rondo_status s = rdi_gpu_edge_get(g, peer, out, class_of(r->kind), &l->edge);
+                rondo_status s = rdi_gpu_edge_get(g, peer, out, class_of(c), &l->edge);
                 if (s != RONDO_OK) {
                     return s;
                 }
@@ -152,6 +153,7 @@ static rondo_status make_op(struct rdi_gpu *g, const struct rondo_request *r,
                                       .rank = r->comm->rank,
                                       .size = r->comm->size,
                                       .root = r->root,
+                                      .order = r->comm->layout.order,
                                       .strict = r->comm->plan.strict != 0,
                                       .divide = r->op == RONDO_AVG,
                                       .bytes = r->bytes,
@@ -165,7 +167,7 @@ static rondo_status make_op(struct rdi_gpu *g, const struct rondo_request *r,
     if (!rdi_gpu_program(&call, &op->program)) {
         s = rdi_fail(RONDO_ERR_NOMEM, "out of memory for the steps of %zu bytes", (size_t)r->bytes);
     }
-    s = s == RONDO_OK ? count_lanes(op, r) : s;
+    s = s == RONDO_OK ? count_lanes(op, &call) : s;
     size_t head = 64 * ((size_t)op->nlanes + 1);
     if (s == RONDO_OK) {
         s = rdi_gpu_words_get(g, head + op->program.n * sizeof *op->steps, &op->words);

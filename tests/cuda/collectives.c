@@ -2,7 +2,8 @@
 // Every collective, type and op on devices, bit for bit: collectives RANKS OPTIONS [threads]
 //
 // The reference folds all ranks' data on the host with the library's own kernels, in the order that ring.h promises:
-// around the ring from the block's first rank, or from rank 0 with order=strict.
+// around the ring from the block's first rank, or from rank 0 with order=strict. The order of the ring is that of the
+// ranks' numbers, or in the environment: RING=0,2,1,3. A rank that a launcher starts takes its place from there.
 #include "cuda_test.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -15,9 +16,30 @@ struct job {
     rondo_comm *c;
     int n, me;
     bool strict;
+    int *ring; // the rank at each place
     rdi_cu_stream stream;
     uint64_t seed;
 };
+
+static int find_ring(struct job *j) {
+    const char *at = getenv("RING");
+    j->ring = malloc((size_t)j->n * sizeof *j->ring);
+    for (int i = 0; i < j->n; i++) {
+        CHECK(at == NULL || (*at >= '0' && *at <= '9'));
+        j->ring[i] = at == NULL ? i : (int)strtol(at, (char **)(uintptr_t)&at, 10);
+        at = at == NULL || *at == '\0' ? at : at + 1;
+        CHECK(j->ring[i] == rdi_layout_rank(&j->c->layout, i));
+    }
+    return 0;
+}
+
+static int place_of(const struct job *j, int rank) {
+    int place = 0;
+    while (j->ring[place] != rank) {
+        place++;
+    }
+    return place;
+}
 
 // ---- Reference -----------------------------------------------------------------------------------
 
@@ -30,13 +52,17 @@ static char *everybody(const struct job *j, size_t bytes) {
     return all;
 }
 
-// to = the fold of [at, at + bytes) of all ranks' data, from rank `start` around.
+// to = the fold of [at, at + bytes) of all ranks' data, from place `start` of the ring around, or from rank 0.
 static void fold(const struct job *j, const char *all, size_t each, size_t at, size_t bytes,
                  int start, rondo_type t, rondo_op op, char *to) {
     size_t count = bytes / rondo_type_size(t);
-    memcpy(to, all + (size_t)start * each + at, bytes);
-    for (int d = 1; d < j->n; d++) {
-        rdi_reduce2(to, to, all + (size_t)((start + d) % j->n) * each + at, count, t, op);
+    for (int d = 0; d < j->n; d++) {
+        size_t rank = (size_t)(j->strict ? d : j->ring[(start + d) % j->n]);
+        if (d == 0) {
+            memcpy(to, all + rank * each + at, bytes);
+        } else {
+            rdi_reduce2(to, to, all + rank * each + at, count, t, op);
+        }
     }
     if (op == RONDO_AVG && j->n > 1) {
         rdi_divide(to, count, t, (uint64_t)j->n);
@@ -53,8 +79,7 @@ static void fold_blocks(const struct job *j, const char *all, size_t bytes, rond
         }
         for (size_t b = 0; b < n && b * len < whole; b++) {
             size_t part = whole - b * len < len ? whole - b * len : len;
-            fold(j, all, bytes, base + b * len, part, j->strict ? 0 : (int)b, t, op,
-                 to + base + b * len);
+            fold(j, all, bytes, base + b * len, part, (int)b, t, op, to + base + b * len);
         }
     }
 }
@@ -119,8 +144,7 @@ static int reduce_scatter(struct job *j, size_t count, rondo_type t, rondo_op op
     struct bufs b;
     size_t bytes = count * rondo_type_size(t), n = (size_t)j->n;
     RUN(make(j, &b, bytes * n, bytes));
-    fold(j, b.all, bytes * n, (size_t)j->me * bytes, bytes, j->strict ? 0 : (j->me + 1) % j->n, t,
-         op, b.want);
+    fold(j, b.all, bytes * n, (size_t)j->me * bytes, bytes, place_of(j, j->me) + 1, t, op, b.want);
     OK(rondo_reduce_scatter_stream(P(b.send), P(b.recv), count, t, op, j->c, j->stream));
     return finish(j, &b, &b.recv, "reduce_scatter", t, op);
 }
@@ -130,7 +154,7 @@ static int reduce(struct job *j, size_t count, rondo_type t, rondo_op op, int ro
     size_t bytes = count * rondo_type_size(t);
     RUN(make(j, &b, bytes, bytes));
     bool mine = j->me == root;
-    fold(j, b.all, bytes, 0, bytes, j->strict ? 0 : (root + 1) % j->n, t, op, b.want);
+    fold(j, b.all, bytes, 0, bytes, place_of(j, root) + 1, t, op, b.want);
     if (!mine) {
         memcpy(b.want, b.all + (size_t)j->me * bytes, bytes); // the send buffer is as it was
     }
@@ -238,6 +262,7 @@ static int body(rondo_comm *c, void *arg) {
                     .n = rondo_comm_size(c),
                     .me = rondo_comm_rank(c),
                     .strict = strstr(arg, "strict") != NULL};
+    RUN(find_ring(&j));
     OK(rondo_comm_attach(c, ordinal));
     char reaches[1024];
     OK(rondo_comm_reaches(c, reaches, sizeof reaches));
@@ -259,6 +284,7 @@ static int body(rondo_comm *c, void *arg) {
     RUN(all_reduce(&j, SANITIZED ? 6000000 : 12000001, RONDO_F32, RONDO_SUM, true));
     RUN(every_collective(&j, SANITIZED ? 1500001 : 5000001));
     CU(cu->stream_destroy(j.stream));
+    free(j.ring);
     return ct_end(c, d);
 }
 
@@ -271,5 +297,6 @@ int main(int argc, char **argv) {
         return 77;
     }
     bool threads = argc > 3 && strcmp(argv[3], "threads") == 0;
-    return (threads ? ct_run_threads : rt_run)(atoi(argv[1]), argv[2], body, argv[2]);
+    const char *ranks = getenv("RANK") ? getenv("WORLD_SIZE") : argv[1];
+    return (threads ? ct_run_threads : rt_run)(atoi(ranks), argv[2], body, argv[2]);
 }

@@ -35,6 +35,7 @@ struct ring { // of slots, from one rank to another
 
 struct world {
     struct rdi_gpu_call call;
+    int order[MOST]; // of the ring
     struct rdi_gpu_program p[MOST];
     size_t at[MOST];
     uint64_t *send[MOST], *recv[MOST];
@@ -111,10 +112,20 @@ static size_t blocks_in(const struct rdi_gpu_call *c, bool send) {
     return many ? (size_t)c->size : 1;
 }
 
+static int place_of(const struct world *w, int rank) {
+    int place = 0;
+    while (w->order[place] != rank) {
+        place++;
+    }
+    return place;
+}
+
+// From place `start` of the ring around; strict: from rank 0.
 static uint64_t left_fold(const struct world *w, int start, size_t i) {
-    uint64_t v = w->send[start][i];
-    for (int d = 1; d < w->call.size; d++) {
-        v = fold(v, w->send[(start + d) % w->call.size][i]);
+    uint64_t v = 0;
+    for (int d = 0; d < w->call.size; d++) {
+        int rank = w->call.strict ? d : w->order[(start + d) % w->call.size];
+        v = d ? fold(v, w->send[rank][i]) : w->send[rank][i];
     }
     return w->call.divide ? v + 7 : v;
 }
@@ -132,14 +143,13 @@ static int block_of(const struct rdi_gpu_call *c, uint64_t at) {
 static uint64_t expected(const struct world *w, int r, size_t i) {
     const struct rdi_gpu_call *c = &w->call;
     size_t words = c->bytes / 8, block = i / words, within = i % words;
-    int n = c->size;
     switch (c->kind) {
     case RDI_ALL_REDUCE:
-        return left_fold(w, c->strict ? 0 : block_of(c, i * 8), i);
+        return left_fold(w, block_of(c, i * 8), i);
     case RDI_REDUCE_SCATTER:
-        return left_fold(w, c->strict ? 0 : (r + 1) % n, (size_t)r * words + i);
+        return left_fold(w, place_of(w, r) + 1, (size_t)r * words + i);
     case RDI_REDUCE:
-        return left_fold(w, c->strict ? 0 : (c->root + 1) % n, i);
+        return left_fold(w, place_of(w, c->root) + 1, i);
     case RDI_BROADCAST:
         return w->send[c->root][i];
     case RDI_ALL_GATHER:
@@ -164,9 +174,22 @@ static void check(struct world *w) {
     }
 }
 
-static void one(struct rdi_gpu_call call, unsigned slots) {
+static void shuffle(int *order, int n, bool numbered) {
+    for (int i = 0; i < n; i++) {
+        order[i] = i;
+    }
+    for (int i = n - 1; i > 0 && !numbered; i--) {
+        int with = (int)below((unsigned)i + 1), was = order[i];
+        order[i] = order[with];
+        order[with] = was;
+    }
+}
+
+static void one(struct rdi_gpu_call call, unsigned slots, bool numbered) {
     struct world w = {.call = call, .slots = slots};
     int n = call.size;
+    shuffle(w.order, n, numbered);
+    call.order = numbered ? NULL : w.order;
     size_t words = call.bytes / 8;
     w.rings = calloc((size_t)n * (size_t)n, sizeof *w.rings);
     for (int r = 0; r < n; r++) {
@@ -189,7 +212,7 @@ static void one(struct rdi_gpu_call call, unsigned slots) {
     free(w.rings);
 }
 
-static void every_kind(bool strict) {
+static void every_kind(bool strict, bool numbered) {
     static const enum rdi_kind kinds[] = {RDI_ALL_REDUCE, RDI_REDUCE_SCATTER, RDI_ALL_GATHER,
                                           RDI_BROADCAST,  RDI_REDUCE,         RDI_ALL_TO_ALL};
     static const uint64_t sizes[] = {0, 8, 64, 120, 512, 520, 1024, 4096, 10000, 24000};
@@ -204,8 +227,8 @@ static void every_kind(bool strict) {
                                                    below(2),
                                          .bytes = sizes[s],
                                          .piece = 512};
-                bool pairs = c.kind == RDI_ALL_TO_ALL;
-                one(c, pairs ? RDI_GPU_PAIR_SLOTS : RDI_GPU_SLOTS);
+                bool pairs = c.kind == RDI_ALL_TO_ALL || (rdi_gpu_by_rank(&c) && !numbered);
+                one(c, pairs ? RDI_GPU_PAIR_SLOTS : RDI_GPU_SLOTS, numbered);
             }
         }
     }
@@ -215,7 +238,8 @@ static void test_default_order(void **state) {
     (void)state;
     for (rng = 1; rng < 6; rng++) {
         uint64_t seed = rng;
-        every_kind(false);
+        every_kind(false, true);
+        every_kind(false, false);
         rng = seed;
     }
 }
@@ -223,7 +247,8 @@ static void test_default_order(void **state) {
 static void test_strict_order(void **state) {
     (void)state;
     rng = 99;
-    every_kind(true);
+    every_kind(true, true);
+    every_kind(true, false);
 }
 
 static void test_send_and_recv(void **state) {
