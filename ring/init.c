@@ -246,7 +246,7 @@ rondo_status rondo_init(const rondo_config *config, rondo_comm **comm) {
     if (s != RONDO_OK) {
         goto out;
     }
-    s = rdi_place_find(options, &job, &env, &place);
+    s = rdi_place_find(options, &job, getenv, &env, &place);
     if (s != RONDO_OK) {
         goto out;
     }

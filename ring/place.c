@@ -23,15 +23,37 @@ static bool find_cpus(struct rdi_set *out) {
     return known;
 }
 
-int rdi_place_gpu(const char *visible, int local_rank, int gpus) {
-    int list[RDI_DECIDE_LOCAL], n = 0;
+#define NVIDIA 0x10de
+
+// GPUs of CUDA, in the order of PCI addresses. `same`: they are of one model.
+static int find_gpus(const rondo_topo *topo, int gpus[RDI_DECIDE_LOCAL], bool *same) {
+    int n = 0, all = rdi_decide_gpus(topo);
+    *same = true;
+    for (int i = 0; i < all && n < RDI_DECIDE_LOCAL; i++) {
+        const rondo_topo_device_info *d = rondo_topo_device(topo, i);
+        if (d->vendor_id == NVIDIA) {
+            gpus[n++] = i;
+            *same = *same && d->device_id == rondo_topo_device(topo, gpus[0])->device_id;
+        }
+    }
+    return n;
+}
+
+int rdi_place_gpu(rdi_getenv get, int local_rank, const rondo_topo *topo) {
+    int gpus[RDI_DECIDE_LOCAL], list[RDI_DECIDE_LOCAL], n = 0;
+    bool same;
+    int count = find_gpus(topo, gpus, &same);
+    const char *visible = get("CUDA_VISIBLE_DEVICES"), *order = get("CUDA_DEVICE_ORDER");
+    if (!same && (!order || strcmp(order, "PCI_BUS_ID") != 0)) {
+        return RDI_DECIDE_ANY; // CUDA's own order is the fastest first
+    }
     for (const char *at = visible; at && *at && n < RDI_DECIDE_LOCAL; n++) {
         char *end;
         long v = strtol(at, &end, 10);
-        if (end == at || (*end != ',' && *end != '\0') || v < 0 || v >= gpus) {
+        if (end == at || (*end != ',' && *end != '\0') || v < 0 || v >= count) {
             return RDI_DECIDE_ANY; // a UUID, or what does not belong to this machine
         }
-        list[n] = (int)v;
+        list[n] = gpus[v];
         at = *end ? end + 1 : end;
     }
     return n > 0 ? list[local_rank % n] : RDI_DECIDE_ANY;
@@ -39,7 +61,7 @@ int rdi_place_gpu(const char *visible, int local_rank, int gpus) {
 
 // ---- The decision --------------------------------------------------------------------------------
 
-static rondo_status decide(const rondo_topo *topo, const struct rdi_job *job,
+static rondo_status decide(const rondo_topo *topo, const struct rdi_job *job, rdi_getenv get,
                            const struct rdi_set *cpus, struct rdi_decision **out) {
     int n = job->local_size, me = job->local_rank;
     struct rdi_decide_place *places = calloc((size_t)n, sizeof *places);
@@ -49,7 +71,7 @@ static rondo_status decide(const rondo_topo *topo, const struct rdi_job *job,
     for (int i = 0; i < n; i++) {
         places[i] = (struct rdi_decide_place){.rank = i, .gpu = RDI_DECIDE_ANY};
     }
-    places[me].gpu = rdi_place_gpu(getenv("CUDA_VISIBLE_DEVICES"), me, rdi_decide_gpus(topo));
+    places[me].gpu = rdi_place_gpu(get, me, topo);
     // One that may run anywhere is bound to nothing.
     places[me].cpus = cpus && !rdi_set_equal(cpus, &topo->allowed) ? cpus : NULL;
     const struct rdi_decide_host host = {
@@ -146,7 +168,7 @@ static bool is_worth_it(const struct rdi_options *o, const struct rdi_job *job,
            strcmp(o->str[RDI_OPT_TOPOLOGY], "none") != 0;
 }
 
-rondo_status rdi_place_find(const struct rdi_options *o, const struct rdi_job *job,
+rondo_status rdi_place_find(const struct rdi_options *o, const struct rdi_job *job, rdi_getenv get,
                             const struct rdi_env *env, struct rdi_place *out) {
     struct rdi_set set = {{0}};
     const struct rdi_set *cpus = find_cpus(&set) ? &set : NULL;
@@ -157,7 +179,7 @@ rondo_status rdi_place_find(const struct rdi_options *o, const struct rdi_job *j
     }
     rondo_status s = load(o, env, &topo);
     struct rdi_decision *d = NULL;
-    s = s == RONDO_OK && topo ? decide(topo, job, cpus, &d) : s;
+    s = s == RONDO_OK && topo ? decide(topo, job, get, cpus, &d) : s;
     if (d) {
         const struct rdi_decided_rank *r = &d->ranks[job->local_rank];
         rdi_place_of(d, job->local_rank, out);

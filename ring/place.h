@@ -5,6 +5,7 @@
 
 #include "ring/layout.h"
 #include "topo/decide.h"
+#include "transport/bootstrap/bootstrap.h"
 #include "transport/internal.h"
 
 struct rdi_place {
@@ -19,13 +20,14 @@ struct rdi_place {
 // told nothing; each rank's decision stands for itself, so it does no harm should they differ. Nothing is known where
 // there is nothing to decide, or this host cannot be looked at (a log line says why). Reads files; may take a tenth of
 // a second. RONDO_ERR_INVALID, RONDO_ERR_SYSTEM: the file.
-rondo_status rdi_place_find(const struct rdi_options *o, const struct rdi_job *job,
+rondo_status rdi_place_find(const struct rdi_options *o, const struct rdi_job *job, rdi_getenv get,
                             const struct rdi_env *env, struct rdi_place *out);
 
 // What a decision says of a rank.
 void rdi_place_of(const struct rdi_decision *d, int rank, struct rdi_place *out);
 
-// The GPU that CUDA_VISIBLE_DEVICES leaves this rank, RDI_DECIDE_ANY where it says nothing that is a number.
-int rdi_place_gpu(const char *visible, int local_rank, int gpus);
+// The GPU that CUDA_VISIBLE_DEVICES leaves this rank, RDI_DECIDE_ANY where it says nothing that is a number of one, or
+// where CUDA may count otherwise than by PCI addresses: GPUs of several models, and not CUDA_DEVICE_ORDER=PCI_BUS_ID.
+int rdi_place_gpu(rdi_getenv get, int local_rank, const rondo_topo *topo);
 
 #endif

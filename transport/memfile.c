@@ -102,7 +102,7 @@ static int open_memfd(void) {
 static bool memfd_is_refused(int err) { return err == ENOSYS || err == EPERM || err == EACCES; }
 
 // Gives the file its size. 0 or an errno.
-static int set_size(int fd, size_t size, bool reserve) {
+static int set_size(int fd, size_t size) {
     // Growing a file beyond RLIMIT_FSIZE would not fail but kill the process (SIGXFSZ).
     unsigned long long limit = limit_of(RLIMIT_FSIZE);
     if (limit != (unsigned long long)RLIM_INFINITY && size > limit) {
@@ -110,8 +110,16 @@ static int set_size(int fd, size_t size, bool reserve) {
     }
     int rc;
     do {
-        rc = reserve ? posix_fallocate(fd, 0, (off_t)size)
-                     : (ftruncate(fd, (off_t)size) == 0 ? 0 : errno);
+        rc = ftruncate(fd, (off_t)size) == 0 ? 0 : errno;
+    } while (rc == EINTR);
+    return rc;
+}
+
+// Makes its pages. 0 or an errno.
+static int reserve(int fd, size_t size) {
+    int rc;
+    do {
+        rc = posix_fallocate(fd, 0, (off_t)size);
     } while (rc == EINTR);
     return rc;
 }
@@ -157,7 +165,7 @@ static _Atomic int preferred_node = -1;
 
 void rdi_memfile_prefer_node(int node) { atomic_store(&preferred_node, node); }
 
-// Before a page is touched. A wish: what a node has no room for comes from others, and a kernel without NUMA refuses.
+// Before there is a page. A wish: what a node has no room for comes from others, and a kernel without NUMA refuses.
 static void place(void *map, size_t size) {
     unsigned long mask[NODES / WORD_BITS] = {0};
     int node = atomic_load(&preferred_node);
@@ -186,7 +194,7 @@ rondo_status rdi_memfile_create(const char *what, size_t bytes, enum rdi_memfile
         err = errno;
         goto fail;
     }
-    err = set_size(file, size, !sealed);
+    err = set_size(file, size);
     if (err != 0) {
         goto close_file;
     }
@@ -195,11 +203,12 @@ rondo_status rdi_memfile_create(const char *what, size_t bytes, enum rdi_memfile
         err = errno;
         goto close_file;
     }
-    if (sealed && (err = seal(file, use)) != 0) {
+    place(at, size);
+    err = sealed ? seal(file, use) : reserve(file, size);
+    if (err != 0) {
         munmap(at, size);
         goto close_file;
     }
-    place(at, size);
     *fd = file;
     *map = at;
     return RONDO_OK;

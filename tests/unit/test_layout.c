@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #define MAX 256
@@ -228,18 +229,23 @@ static void test_saved(void **state) {
     assert_true(compared >= 15);
 }
 
+static rondo_topo *saved(const char *name) {
+    char path[512];
+    rondo_topo_config config = RONDO_TOPO_CONFIG_INIT;
+    rondo_topo *topo = NULL;
+    snprintf(path, sizeof path, "%s/%s.xml", FIXTURES, name);
+    config.file = path;
+    assert_int_equal(rondo_topo_load(&config, &topo), RONDO_OK);
+    return topo;
+}
+
 // On a DGX each GPU has a NIC behind the same switches; on the second machine the way is through the processor; the third
 // is virtual and hides it.
 static void test_way(void **state) {
     (void)state;
     static const char *const files[] = {"dgx_h100", "32em64t-2n8c2t-pci-wholeio", "cloud_vm"};
     for (int i = 0; i < 3; i++) {
-        char path[512];
-        snprintf(path, sizeof path, "%s/%s.xml", FIXTURES, files[i]);
-        rondo_topo_config config = RONDO_TOPO_CONFIG_INIT;
-        config.file = path;
-        rondo_topo *topo;
-        assert_int_equal(rondo_topo_load(&config, &topo), RONDO_OK);
+        rondo_topo *topo = saved(files[i]);
         const struct rdi_decide_host h = {.name = "a", .topo = topo, .ranks = 2};
         struct rdi_decision *d;
         struct rdi_place place;
@@ -253,25 +259,85 @@ static void test_way(void **state) {
     }
 }
 
+static const char *visible, *device_order;
+static char *environment(const char *name) {
+    return (char *)(uintptr_t)(strcmp(name, "CUDA_VISIBLE_DEVICES") == 0 ? visible
+                               : strcmp(name, "CUDA_DEVICE_ORDER") == 0  ? device_order
+                                                                         : NULL);
+}
+
 static void test_visible(void **state) {
     (void)state;
-    assert_int_equal(rdi_place_gpu(NULL, 0, 8), RDI_DECIDE_ANY);
-    assert_int_equal(rdi_place_gpu("", 0, 8), RDI_DECIDE_ANY);
-    assert_int_equal(rdi_place_gpu("3", 5, 8), 3); // as one that was given just its own
-    assert_int_equal(rdi_place_gpu("4,5,6,7", 1, 8), 5);
-    assert_int_equal(rdi_place_gpu("4,5", 3, 8), 5);
-    assert_int_equal(rdi_place_gpu("GPU-8932f937", 0, 8), RDI_DECIDE_ANY);
-    assert_int_equal(rdi_place_gpu("0,x", 0, 8), RDI_DECIDE_ANY);
-    assert_int_equal(rdi_place_gpu("8", 0, 8), RDI_DECIDE_ANY);
-    assert_int_equal(rdi_place_gpu("-1", 0, 8), RDI_DECIDE_ANY);
+    static const struct {
+        const char *visible;
+        int local_rank, gpu;
+    } cases[] = {{NULL, 0, RDI_DECIDE_ANY},
+                 {"", 0, RDI_DECIDE_ANY},
+                 {"3", 5, 3}, // as one that was given just its own
+                 {"4,5,6,7", 1, 5},
+                 {"4,5", 3, 5},
+                 {"GPU-8932f937", 0, RDI_DECIDE_ANY},
+                 {"0,x", 0, RDI_DECIDE_ANY},
+                 {"8", 0, RDI_DECIDE_ANY},
+                 {"-1", 0, RDI_DECIDE_ANY}};
+    rondo_topo *topo = saved("dgx_h100");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        visible = cases[i].visible;
+        assert_int_equal(rdi_place_gpu(environment, cases[i].local_rank, topo), cases[i].gpu);
+    }
+    rondo_topo_free(topo);
+}
+
+// A DGX whose first GPU is of another model, or no GPU of CUDA at all.
+static rondo_topo *changed(const char *id) {
+    char path[512], temp[] = "/tmp/rondo-layout-XXXXXX";
+    rondo_topo_config config = RONDO_TOPO_CONFIG_INIT;
+    rondo_topo *topo = NULL;
+    snprintf(path, sizeof path, "%s/dgx_h100.xml", FIXTURES);
+    FILE *f = fopen(path, "r");
+    char *text = calloc(1, 1 << 20);
+    assert_non_null(f);
+    size_t n = fread(text, 1, (1 << 20) - 1, f);
+    fclose(f);
+    char *at = strstr(text, "[10de:2330]");
+    assert_non_null(at);
+    memcpy(at + 1, id, 9);
+    int fd = mkstemp(temp);
+    assert_int_equal(write(fd, text, n), n);
+    close(fd);
+    free(text);
+    config.file = temp;
+    assert_int_equal(rondo_topo_load(&config, &topo), RONDO_OK);
+    unlink(temp);
+    return topo;
+}
+
+// Where GPUs differ, CUDA counts the fastest first, unless it is told not to; and it counts its own only.
+static void test_mixed_models(void **state) {
+    (void)state;
+    rondo_topo *topo = changed("10de:20b0");
+    visible = "1";
+    assert_int_equal(rdi_place_gpu(environment, 0, topo), RDI_DECIDE_ANY);
+    device_order = "FASTEST_FIRST";
+    assert_int_equal(rdi_place_gpu(environment, 0, topo), RDI_DECIDE_ANY);
+    device_order = "PCI_BUS_ID";
+    assert_int_equal(rdi_place_gpu(environment, 0, topo), 1);
+    device_order = NULL;
+    rondo_topo_free(topo);
+    topo = changed("1002:74a1");
+    assert_int_equal(rdi_place_gpu(environment, 0, topo), 2);
+    visible = "7";
+    assert_int_equal(rdi_place_gpu(environment, 0, topo), RDI_DECIDE_ANY);
+    rondo_topo_free(topo);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbered), cmocka_unit_test(test_dealt_out),
-        cmocka_unit_test(test_streams),  cmocka_unit_test(test_hash),
-        cmocka_unit_test(test_wire),     cmocka_unit_test(test_saved),
-        cmocka_unit_test(test_way),      cmocka_unit_test(test_visible),
+        cmocka_unit_test(test_numbered),     cmocka_unit_test(test_dealt_out),
+        cmocka_unit_test(test_streams),      cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_wire),         cmocka_unit_test(test_saved),
+        cmocka_unit_test(test_way),          cmocka_unit_test(test_visible),
+        cmocka_unit_test(test_mixed_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,6 +49,25 @@ static void test_text(void **state) {
     same(&longest);
 }
 
+// Rank 0 with nothing to tell says so, and not an address that leads others to themselves.
+static void test_no_addresses(void **state) {
+    (void)state;
+    struct rdi_options o;
+    struct rdi_point p;
+    uint8_t key[RDI_KEY_BYTES] = {1};
+    struct rdi_launch l = {.size = 2};
+    assert_int_equal(rdi_options_load(&o, "interface=nosuch0", getenv), RONDO_OK);
+    rdi_point_make(&o, &l, 29400, key, &p);
+    assert_int_equal(p.port, 0);
+    assert_false(p.has_key);
+    assert_non_null(strstr(p.reason, "nosuch0"));
+    l.single_host = true;
+    rdi_point_make(&o, &l, 29400, key, &p);
+    assert_int_equal(p.port, 29400);
+    assert_true(p.has_key);
+    assert_string_equal(p.hosts, "127.0.0.1");
+}
+
 static void test_wrong_texts(void **state) {
     (void)state;
     struct rdi_point p;
@@ -319,7 +338,7 @@ int main(void) {
         cmocka_unit_test(test_text),          cmocka_unit_test(test_wrong_texts),
         cmocka_unit_test(test_words),         cmocka_unit_test(test_pmi),
         cmocka_unit_test(test_wrong_servers), cmocka_unit_test(test_silence),
-        cmocka_unit_test(test_usable),
+        cmocka_unit_test(test_usable),        cmocka_unit_test(test_no_addresses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -175,12 +175,13 @@ rondo_status rdi_point_choose(struct rdi_launch *l, rdi_getenv get, int timeout_
 
 // ---- Telling ------------------------------------------------------------------------------------
 
-static void list_addresses(const struct rdi_options *options, bool single_host,
-                           char hosts[RDI_POINT_HOSTS]) {
+static rondo_status list_addresses(const struct rdi_options *options, bool single_host,
+                                   char hosts[RDI_POINT_HOSTS]) {
     struct rdi_netif found[ADDRESSES_MAX];
     size_t n = 0, used = 0;
-    if (!single_host && rdi_netif_list(options, found, ADDRESSES_MAX, &n) != RONDO_OK) {
-        n = 0;
+    rondo_status s = single_host ? RONDO_OK : rdi_netif_list(options, found, ADDRESSES_MAX, &n);
+    if (s != RONDO_OK) {
+        return s;
     }
     for (size_t i = 0; i < n; i++) {
         char text[INET6_ADDRSTRLEN];
@@ -199,20 +200,20 @@ static void list_addresses(const struct rdi_options *options, bool single_host,
     if (used == 0) {
         snprintf(hosts, RDI_POINT_HOSTS, "127.0.0.1");
     }
+    return RONDO_OK;
 }
 
 void rdi_point_make(const struct rdi_options *options, const struct rdi_launch *l, int port,
                     const uint8_t *key, struct rdi_point *p) {
     *p = (struct rdi_point){.port = port, .has_key = key != NULL};
-    if (port == 0) {
+    if (port == 0 || list_addresses(options, l->single_host, p->hosts) != RONDO_OK) {
+        *p = (struct rdi_point){.port = 0};
         snprintf(p->reason, sizeof p->reason, "%s", rondo_last_error());
-        p->has_key = false;
         return;
     }
     if (key != NULL) {
         memcpy(p->key, key, sizeof p->key);
     }
-    list_addresses(options, l->single_host, p->hosts);
 }
 
 static rondo_status share(const struct rdi_launch *l, rdi_getenv get, const struct rdi_env *env,

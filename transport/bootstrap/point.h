@@ -30,7 +30,8 @@ const char *rdi_via_name(enum rdi_via via);
 
 // The point of the last start of this process' job: a launcher lets its ranks exchange something once. False: none.
 bool rdi_point_again(const struct rdi_launch *launch, struct rdi_point *p);
-// Rank 0's point: it serves the store at `port` (0: it failed, with the last error), and its secret, or NULL.
+// Rank 0's point: it serves the store at `port` (0: it failed, with the last error), and its secret, or NULL. One with a
+// reason and without a port where it has no addresses to tell, too.
 void rdi_point_make(const struct rdi_options *options, const struct rdi_launch *launch, int port,
                     const uint8_t *key, struct rdi_point *p);
 // Rank 0 gives its point, all get it. All ranks have to call it, and wait for each other.
