@@ -20,6 +20,7 @@
 #define LOST_RAIL_PATIENCE (1000 * RDI_MS)  // the same, of a rail that may be why the link was lost
 #define PROMPT_RAIL_PATIENCE (500 * RDI_MS) // ... where silence is soon taken for more
 #define REDIAL (300 * RDI_MS)               // the kernel would repeat itself less and less often
+#define OTHERS_TEXT 320                     // bytes of the list of paths that were tried
 
 // ---- Attempts ------------------------------------------------------------------------------------
 
@@ -190,26 +191,34 @@ static void attempt_failed(struct rdi_tcp_link *l, unsigned route, rondo_status 
     l->retry_at = now + l->backoff_ms * RDI_MS;
 }
 
-// "; the paths that were tried: 10.0.0.1 to 10.0.0.2, 10.0.1.1 to 10.0.1.2", or nothing where there is one only.
-static void name_others(const struct rdi_tcp_link *l, char *out, size_t cap) {
+// "; the paths that were tried: 10.0.0.1 to 10.0.0.2, 10.0.1.1 to 10.0.1.2 and 2 more", or nothing where there is one only.
+static void name_others(const struct rdi_tcp_link *l, char out[OTHERS_TEXT]) {
+    static const char more[] = " and 99 more";
     size_t n = 0;
     out[0] = '\0';
-    for (unsigned i = 0; i < l->nroutes && l->nroutes > 1 && n < cap; i++) {
-        char local[RDI_TCP_NAME], remote[RDI_TCP_NAME];
+    for (unsigned i = 0; i < l->nroutes && l->nroutes > 1; i++) {
+        char local[RDI_TCP_NAME], remote[RDI_TCP_NAME], item[2 * RDI_TCP_NAME + 64];
         rdi_tcp_ip(&l->routes[i].local, local);
         rdi_tcp_ip(&l->routes[i].remote, remote);
-        n += (size_t)snprintf(out + n, cap - n, "%s%s to %s",
-                              i == 0 ? "; the paths that were tried: " : ", ", local, remote);
+        size_t len = (size_t)snprintf(item, sizeof item, "%s%s to %s",
+                                      i == 0 ? "; the paths that were tried: " : ", ", local,
+                                      remote);
+        if (n + len + sizeof more > OTHERS_TEXT) {
+            snprintf(out + n, OTHERS_TEXT - n, " and %u more", l->nroutes - i);
+            return;
+        }
+        memcpy(out + n, item, len + 1);
+        n += len;
     }
 }
 
 static void give_up(struct rdi_tcp_link *l) {
     struct rdi_tcp_net *n = rdi_tcp_net_of(l);
-    char others[200];
+    char others[OTHERS_TEXT];
     if (l->reason[0] == '\0') {
         describe_failure(l, 0, 0, "no answer");
     }
-    name_others(l, others, sizeof others);
+    name_others(l, others);
     if (l->was_up) {
         rdi_tcp_link_fail(l, RONDO_ERR_PATH, "the lost path did not come back within %u ms: %s%s",
                           n->grace_ms, l->reason, others);
@@ -436,10 +445,15 @@ static bool is_away(const struct rdi_tcp_link *l) { return l->was_up && is_unans
 
 // Nothing answers on any of the rails in use, and there are others, less good or given up before.
 static void leave_rails(struct rdi_tcp_link *l) {
+    unsigned last = l->paths[0]->route;
     for (unsigned i = 1; i < l->npaths; i++) {
-        l->down[l->paths[i]->route] = true;
+        unsigned route = l->paths[i]->route;
+        if (route != last && !l->down[route]) {
+            describe_failure(l, route, ETIMEDOUT, "connect");
+            give_up_rail(l, route);
+        }
     }
-    attempt_failed(l, l->paths[0]->route, RONDO_ERR_PATH, ETIMEDOUT, "connect");
+    attempt_failed(l, last, RONDO_ERR_PATH, ETIMEDOUT, "connect");
 }
 
 void rdi_tcp_connect_tick(struct rdi_tcp_link *l, uint64_t now) {
