@@ -12,6 +12,9 @@
 
 // Called by libFuzzer, or by replay.c.
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+// A target may have it: whether the product takes an input for what it is. It must take those of corpus/ whose name begins
+// with good_; else they have been left behind by their format, and a search from them stays at its door.
+bool fuzz_accepts(const uint8_t *data, size_t size);
 
 // What must hold for every input; independent of NDEBUG.
 #define MUST(condition)                                                               \

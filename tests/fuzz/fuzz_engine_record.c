@@ -38,6 +38,13 @@ static void follow(struct rdi_engine *e, const struct rdi_plan *plan) {
     rdi_comm_free(c, false);
 }
 
+static bool taken;
+
+bool fuzz_accepts(const uint8_t *data, size_t size) {
+    LLVMFuzzerTestOneInput(data, size);
+    return taken;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const struct rdi_options
         options; // nothing of an operation is remembered, no time is given
@@ -53,6 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     uint8_t *record = own_copy(in.at, in.left);
     rdi_set_last_error("");
     rondo_status s = rdi_engine_add_peer(e, 0, record, in.left, first ? &plan : NULL);
+    taken = s == RONDO_OK;
     if (s == RONDO_OK) {
         struct rdi_net *to = NULL;
         MUST(memchr(e->peers[0].host, 0, RDI_HOST_MAX) != NULL && is_clean(e->peers[0].host));

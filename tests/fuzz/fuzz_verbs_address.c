@@ -33,6 +33,11 @@ static void check_pairs(const struct rdi_verbs_address *a, const struct rdi_verb
     }
 }
 
+bool fuzz_accepts(const uint8_t *data, size_t size) {
+    struct rdi_verbs_address a;
+    return rdi_verbs_address_read(&a, data, size);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct rdi_verbs_address a, b;
     uint8_t out[RDI_VERBS_ADDRESS_MAX];

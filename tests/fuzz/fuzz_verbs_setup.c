@@ -23,10 +23,19 @@ static void check_queue_pairs(const struct rdi_verbs_msg *m) {
     }
 }
 
+static bool take(struct rdi_verbs_msg *m, const uint8_t *data, size_t size) {
+    return size > 0 && rdi_verbs_msg_read(m, RDI_VERBS_OFFER + data[0], data + 1, size - 1);
+}
+
+bool fuzz_accepts(const uint8_t *data, size_t size) {
+    struct rdi_verbs_msg m;
+    return take(&m, data, size);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct rdi_verbs_msg m, again;
     uint8_t out[RDI_CTRL_MAX];
-    if (size == 0 || !rdi_verbs_msg_read(&m, RDI_VERBS_OFFER + data[0], data + 1, size - 1)) {
+    if (!take(&m, data, size)) {
         return 0;
     }
     MUST(memchr(m.text, 0, sizeof m.text) != NULL && memchr(m.host, 0, sizeof m.host) != NULL);
