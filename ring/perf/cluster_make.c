@@ -48,15 +48,13 @@ static void work_done(void *self, enum rdi_work_kind kind, uint64_t bytes) {
     rdi_sim_work(m->node, (uint64_t)((double)bytes * m->run->touch_ns));
 }
 
-// A rank's NICs as transport/sim gives them out, all as near as any.
+// A rank's NICs are those of its node, all as near as any.
 static struct rdi_seat seat_of(const struct run *r, int rank) {
-    int per_host = cluster_per_host(r->job), local = rank % per_host;
-    int left = r->job->ranks - (rank - local), ranks = left < per_host ? left : per_host;
-    int nics = r->job->cluster->nics_per_host;
-    struct rdi_seat s = {.nics = (uint8_t)nics, .chain = (uint16_t)local};
-    for (int k = 0; k < nics; k++) {
-        bool own = nics > ranks ? k % ranks == local : local % nics == k;
-        s.uses |= (uint16_t)(own ? 1u << k : 0);
+    const struct rdi_sim_nics own = rdi_sim_nics(r->member[rank].node);
+    struct rdi_seat s = {.nics = (uint8_t)r->job->cluster->nics_per_host,
+                         .chain = (uint16_t)(rank % cluster_per_host(r->job))};
+    for (int k = 0; k < own.count; k++) {
+        s.uses |= (uint16_t)(1u << (own.first + k * own.step));
     }
     return s;
 }

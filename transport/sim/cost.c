@@ -64,24 +64,19 @@ uint64_t rdi_sim_busy_until(const struct rdi_sim_node *n) { return n->busy_until
 
 void sim_cost_message(struct rdi_sim_node *n) { rdi_sim_work(n, n->sim->config.cpu_ns); }
 
-// A rank's NICs: `first`, and `count` in all, every `step`.
-struct nics {
-    int first, step, count;
-};
-
-static struct nics nics_of(const struct rdi_sim_node *n) {
+struct rdi_sim_nics rdi_sim_nics(const struct rdi_sim_node *n) {
     const struct rdi_sim_config *c = &n->sim->config;
     int local = n->rank % c->per_host, left = c->nodes - (n->rank - local);
     int ranks = left < c->per_host ? left : c->per_host;
     int count = c->nics > ranks ? (c->nics - local - 1) / ranks + 1 : 1;
-    return (struct nics){.first = local % c->nics, .step = ranks, .count = count};
+    return (struct rdi_sim_nics){.first = local % c->nics, .step = ranks, .count = count};
 }
 
 // Through NICs of both hosts, from `leaves` on. When it is there.
 static uint64_t cross(struct sim_wire *w, uint32_t len, uint64_t leaves) {
     const struct rdi_sim *s = w->sim;
     struct sim_host *from = host_of(w->from), *to = host_of(w->to);
-    struct nics a = nics_of(w->from), b = nics_of(w->to);
+    struct rdi_sim_nics a = rdi_sim_nics(w->from), b = rdi_sim_nics(w->to);
     int parts = a.count < b.count ? a.count : b.count;
     uint64_t wire = (uint64_t)(len * s->cost->nic_ns / parts), at = 0;
     for (int i = 0; i < parts; i++) {

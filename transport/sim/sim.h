@@ -83,6 +83,11 @@ void rdi_sim_fetch_link(const struct rdi_link *link, bool next);
 // In a described cluster, in the rank's turn: its thread works for so long; and how long it has worked for by now.
 void rdi_sim_work(struct rdi_sim_node *n, uint64_t ns);
 uint64_t rdi_sim_busy_until(const struct rdi_sim_node *n);
+// A rank's NICs, with per_host: `first`, and `count` in all, every `step`.
+struct rdi_sim_nics {
+    int first, step, count;
+};
+struct rdi_sim_nics rdi_sim_nics(const struct rdi_sim_node *n);
 
 // ---- Faults --------------------------------------------------------------------------------------
 
