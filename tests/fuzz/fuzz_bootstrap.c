@@ -173,6 +173,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         MUST(job.local_rank >= 0 && job.local_rank < ranks);
         exchange(b);
         rdi_bootstrap_close(b);
+        rdi_job_clear(&job);
     } else {
         MUST(rondo_last_error()[0] != '\0' && is_clean(rondo_last_error()));
     }
