@@ -6,6 +6,8 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #define LO "interface=lo"
 
@@ -516,6 +518,24 @@ static void test_bye_without_message(void **state) {
     }
     assert_true(in->bye && in->bye_at == 2 && in->base.arrived == 1);
     assert_int_equal(in->base.state, RDI_LINK_UP); // the other connection may still bring it
+    // What the receiver says on the one that is over gives a reset, which wakes nobody.
+    assert_int_equal(shutdown(out->paths[0]->fd, SHUT_RD), 0);
+    assert_int_equal(setsockopt(out->paths[0]->fd, SOL_SOCKET, SO_LINGER,
+                                &(struct linger){.l_onoff = 1}, sizeof(struct linger)),
+                     0);
+    int sock = out->paths[0]->fd, null = open("/dev/null", O_RDWR);
+    assert_int_equal(dup2(null, sock), sock); // closes it, unknown to the sender
+    close(null);
+    struct pollfd hup = {.fd = in->paths[0]->fd, .events = 0};
+    assert_int_equal(poll(&hup, 1, 1000), 1);
+    assert_true(hup.revents & (POLLHUP | POLLERR));
+    struct pollfd set = {.fd = ((struct rdi_tcp_net *)in->base.net)->epfd, .events = POLLIN};
+    struct epoll_event e;
+    while (poll(&set, 1, 50) > 0) {
+        assert_int_equal(epoll_wait(set.fd, &e, 1, 0), 1);
+        assert_ptr_not_equal(e.data.ptr, in->paths[0]);
+        rdi_tcp_rx(e.data.ptr);
+    }
     while (in->base.state == RDI_LINK_UP && !in->paths[1]->over && pair_now() < until) {
         rdi_tcp_rx(in->paths[1]);
     }

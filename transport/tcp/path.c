@@ -96,6 +96,10 @@ void rdi_tcp_path_watch(struct rdi_tcp_path *p, uint32_t events) {
     }
 }
 
+void rdi_tcp_path_forget(struct rdi_tcp_path *p) {
+    epoll_ctl(p->net->epfd, EPOLL_CTL_DEL, p->fd, NULL);
+}
+
 void rdi_tcp_path_heat(struct rdi_tcp_path *p) {
     struct rdi_tcp_net *n = p->net;
     p->misses = 0;

@@ -251,7 +251,7 @@ static bool all_over(const struct rdi_tcp_link *l) {
 static void ended(struct rdi_tcp_path *p, int err) {
     if (p->said_bye) {
         rdi_tcp_path_cool(p);
-        rdi_tcp_path_watch(p, 0);
+        rdi_tcp_path_forget(p);
         p->over = true;
         if (!all_over(p->link)) { // the link's other paths have more to say
             return;

@@ -239,6 +239,8 @@ struct rdi_tcp_path *rdi_tcp_path_new(struct rdi_tcp_net *n, int fd, enum rdi_tc
 // Closes the socket now; the memory goes at the end of progress(). Takes it off every list but link->paths.
 void rdi_tcp_path_close(struct rdi_tcp_path *p);
 void rdi_tcp_path_watch(struct rdi_tcp_path *p, uint32_t events);
+// Nothing of it is of interest any more. Without events a reset would still be told, again and again.
+void rdi_tcp_path_forget(struct rdi_tcp_path *p);
 // Has the path read by progress(busy) without asking epoll, and no more.
 void rdi_tcp_path_heat(struct rdi_tcp_path *p);
 void rdi_tcp_path_cool(struct rdi_tcp_path *p);
