@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // How a communicator's one failure comes about.
 //
-//            rdi_comm_fail_link()                        rdi_comm_fail(): abort, mismatch, timeout
-//                   |                                            |
+//      rdi_comm_fail_link(), or another                  rdi_comm_fail(): abort, mismatch, timeout
+//      rank says that one is lost                               |
 //                   v    the peer lives, or time is over        v
 //   OK ---------> HELD ------------------------------------> REPORTED to the watch
 //    |              |                                            |
@@ -197,19 +197,27 @@ void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char
     }
     bool may_be_death = peer >= 0 &&
                         (s == RONDO_ERR_PEER || s == RONDO_ERR_PATH || s == RONDO_ERR_TIMEOUT);
-    if (!may_be_death) {
+    // Another rank says that one is lost. Then that has been decided, and the decision is under way to this rank, too; a
+    // verdict of this rank's, should the others pass it over as it does not run, would say less than they know.
+    bool is_decided = peer < 0 && s == RONDO_ERR_PEER;
+    if (!may_be_death && !is_decided) {
         report(c, now);
         return;
     }
     c->accused.stage = RDI_HELD;
     c->accused.until = now + patience(e);
     rdi_log(&e->env, RONDO_LOG_DEBUG, "rank %d: a link failed: %s", c->rank, text);
-    rdi_watch_hint(e->watch, c->world[peer]);
+    if (peer >= 0) {
+        rdi_watch_hint(e->watch, c->world[peer]);
+    }
 }
 
 // Whether the rank whose link failed is known not to have died by that.
 static bool lives(const struct rondo_comm *c) {
     const struct rdi_engine *e = c->engine;
+    if (c->accused.peer < 0) {
+        return false;
+    }
     int peer = c->world[c->accused.peer];
     // A path fails when it was gone for path_grace. Somebody who heard that rank meanwhile heard it without the path.
     uint64_t grace = (uint64_t)e->options.num[RDI_OPT_PATH_GRACE] * MS_NS;

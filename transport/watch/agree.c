@@ -53,10 +53,11 @@ static void decide(struct rdi_watch *w, struct rdi_w_verdict_entry *v, int from,
     rdi_w_tell(w);
 }
 
-// Behind a lost path a lower rank may give verdicts of its own, until it is decided whether it lives.
-static bool below_is_silent(const struct rdi_watch *w) {
+// A lower rank may give verdicts of its own behind a lost path, or may have given some before it ended, until it is
+// decided whether it lives.
+static bool below_is_suspected(const struct rdi_watch *w) {
     for (int i = 0; i < w->rank; i++) {
-        if (rdi_w_live(w, i) && w->ranks[i].cause == RDI_CAUSE_SILENT) {
+        if (rdi_w_live(w, i) && w->ranks[i].cause != RDI_CAUSE_NONE) {
             return true;
         }
     }
@@ -71,7 +72,7 @@ void rdi_w_on_report(struct rdi_watch *w, int from, const struct rdi_w_verdict *
         rdi_w_send(w, from, RDI_W_VERDICT, &answer, sizeof answer);
         return;
     }
-    if (rdi_w_coordinator(w) != w->rank || w->unsure_since || below_is_silent(w)) {
+    if (rdi_w_coordinator(w) != w->rank || w->unsure_since || below_is_suspected(w)) {
         return; // it will tell the right one, or this one once it agrees
     }
     v = v ? v : add_verdict(w, m->comm, (rondo_status)m->status, m->culprit, m->text);

@@ -375,6 +375,9 @@ static bool confirms_silence(struct rdi_watch *w, int from, const struct rdi_w_d
 }
 
 void rdi_w_on_propose(struct rdi_watch *w, int from, const struct rdi_w_decision *m) {
+    if (w->joining) {
+        return; // its predecessor's answer is asked for, which may be part of another decision
+    }
     if (m->epoch <= w->epoch) {
         const struct rdi_w_decision *d = &w->log[m->epoch % RDI_W_LOG];
         if (d->epoch == m->epoch) {
