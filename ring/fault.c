@@ -197,15 +197,15 @@ void rdi_fault_accuse(struct rondo_comm *c, int peer, rondo_status s, const char
     }
     bool may_be_death = peer >= 0 &&
                         (s == RONDO_ERR_PEER || s == RONDO_ERR_PATH || s == RONDO_ERR_TIMEOUT);
-    // Another rank says that one is lost. Then that has been decided, and the decision is under way to this rank, too; a
-    // verdict of this rank's, should the others pass it over as it does not run, would say less than they know.
-    bool is_decided = peer < 0 && s == RONDO_ERR_PEER;
-    if (!may_be_death && !is_decided) {
+    // Another rank says that one is lost. As a rule that has been decided, and the decision is under way to this rank, too;
+    // a verdict of this rank's, should the others pass it over as it does not run, would say less than they know.
+    bool is_told = peer < 0 && s == RONDO_ERR_PEER;
+    if (!may_be_death && !is_told) {
         report(c, now);
         return;
     }
     c->accused.stage = RDI_HELD;
-    c->accused.until = now + patience(e);
+    c->accused.until = now + (is_told ? REPORT_NS : patience(e));
     rdi_log(&e->env, RONDO_LOG_DEBUG, "rank %d: a link failed: %s", c->rank, text);
     if (peer >= 0) {
         rdi_watch_hint(e->watch, c->world[peer]);

@@ -56,7 +56,11 @@ int rdi_place_gpu(rdi_getenv get, int local_rank, const rondo_topo *topo) {
         list[n] = gpus[v];
         at = *end ? end + 1 : end;
     }
-    return n > 0 ? list[local_rank % n] : RDI_DECIDE_ANY;
+    // Where each rank is shown only its own GPU, all call it 0.
+    if (n == 0 || (n == 1 && list[0] == gpus[0] && local_rank > 0 && count > 1)) {
+        return RDI_DECIDE_ANY;
+    }
+    return list[local_rank % n];
 }
 
 // ---- The decision --------------------------------------------------------------------------------

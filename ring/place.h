@@ -26,8 +26,9 @@ rondo_status rdi_place_find(const struct rdi_options *o, const struct rdi_job *j
 // What a decision says of a rank.
 void rdi_place_of(const struct rdi_decision *d, int rank, struct rdi_place *out);
 
-// The GPU that CUDA_VISIBLE_DEVICES leaves this rank, RDI_DECIDE_ANY where it says nothing that is a number of one, or
-// where CUDA may count otherwise than by PCI addresses: GPUs of several models, and not CUDA_DEVICE_ORDER=PCI_BUS_ID.
+// The GPU that CUDA_VISIBLE_DEVICES leaves this rank, RDI_DECIDE_ANY where it says nothing that is a number of one, where
+// CUDA may count otherwise than by PCI addresses (GPUs of several models, and not CUDA_DEVICE_ORDER=PCI_BUS_ID), or where
+// it says 0 alone to a rank that is not the first: schedulers that keep other ranks' GPUs out of sight number what is left.
 int rdi_place_gpu(rdi_getenv get, int local_rank, const rondo_topo *topo);
 
 #endif

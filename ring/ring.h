@@ -320,9 +320,8 @@ RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type
 // The blocking calls and their _start forms take device memory as well, once the communicator is attached: the
 // data must be complete when the call is made, and is complete when the request is.
 //
-// Bits: with order=default the additions are those of algorithm=ring on the host, piece by piece, where ranks are
-// numbered host after host (on devices the ring goes by their numbers); with order=strict the left fold over ranks.
-// Kernels round as the host's do.
+// Bits: with order=default the additions are those of algorithm=ring on the host, piece by piece; with order=strict the
+// left fold over ranks. Kernels round as the host's do.
 
 // A CUstream or cudaStream_t; NULL is the legacy default stream.
 typedef void *rondo_stream;

@@ -274,15 +274,18 @@ static int body(rondo_comm *c, void *arg) {
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         RUN(every_collective(&j, counts[i]));
     }
-    RUN(every_type_and_op(&j, 999));
+    bool brief = getenv("RING") != NULL; // types and ops do not depend on the order
+    if (!brief) {
+        RUN(every_type_and_op(&j, 999));
+    }
     // Nearly as many steps as a chain holds, far more than slots.
-    for (int root = 0; root < j.n; root++) {
+    for (int root = brief ? j.n - 1 : 0; root < j.n; root++) {
         RUN(broadcast(&j, 3500000, RONDO_F32, root, true));
     }
     RUN(send_recv(&j, 3500000, RONDO_F32));
     // More steps than a chain holds: the walker.
-    RUN(all_reduce(&j, SANITIZED ? 6000000 : 12000001, RONDO_F32, RONDO_SUM, true));
-    RUN(every_collective(&j, SANITIZED ? 1500001 : 5000001));
+    RUN(all_reduce(&j, SANITIZED || brief ? 6000000 : 12000001, RONDO_F32, RONDO_SUM, true));
+    RUN(every_collective(&j, SANITIZED || brief ? 1500001 : 5000001));
     CU(cu->stream_destroy(j.stream));
     free(j.ring);
     return ct_end(c, d);

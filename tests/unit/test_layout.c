@@ -275,6 +275,8 @@ static void test_visible(void **state) {
                  {"", 0, RDI_DECIDE_ANY},
                  {"3", 5, 3}, // as one that was given just its own
                  {"4,5,6,7", 1, 5},
+                 {"0", 0, 0},
+                 {"0", 1, RDI_DECIDE_ANY}, // its own, behind a device cgroup
                  {"4,5", 3, 5},
                  {"GPU-8932f937", 0, RDI_DECIDE_ANY},
                  {"0,x", 0, RDI_DECIDE_ANY},

@@ -58,6 +58,11 @@ static void test_lively(void **state) {
 static void test_no_proof(void **state) {
     (void)state;
     struct rdi_tcp_signs idle = busy, unknown = {.rail = 1};
+    idle.heard_ms =
+        1400; // later than the silent one, but before it was silent: all may have ended then
+    assert_int_equal(judge(silent, idle), RDI_TCP_UNSURE);
+    idle.heard_ms = 1199;
+    assert_int_equal(judge(silent, idle), RDI_TCP_RAIL_DEAD);
     idle.heard_ms = silent.heard_ms;
     assert_int_equal(judge(silent, idle), RDI_TCP_UNSURE);
     idle.heard_ms = 60000;

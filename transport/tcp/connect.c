@@ -20,7 +20,7 @@
 #define LOST_RAIL_PATIENCE (1000 * RDI_MS)  // the same, of a rail that may be why the link was lost
 #define PROMPT_RAIL_PATIENCE (500 * RDI_MS) // ... where silence is soon taken for more
 #define REDIAL (300 * RDI_MS)               // the kernel would repeat itself less and less often
-#define OTHERS_TEXT 320                     // bytes of the list of paths that were tried
+#define OTHERS_TEXT 220                     // bytes of the list of paths that were tried
 
 // ---- Attempts ------------------------------------------------------------------------------------
 

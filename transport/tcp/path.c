@@ -277,6 +277,10 @@ int rdi_tcp_linger_event(struct rdi_tcp_path *p) {
 }
 
 void rdi_tcp_path_linger(struct rdi_tcp_path *p) {
+    if (p->over) { // its peer wants no words any more
+        rdi_tcp_path_close(p);
+        return;
+    }
     rdi_tcp_path_cool(p);
     p->link = NULL;
     p->stage = RDI_TCP_CLOSING;

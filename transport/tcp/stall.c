@@ -4,8 +4,9 @@
 // What is not acknowledged may only be late, so the kernel waits for all of path_grace before it gives a connection up,
 // and with one way alone there is nothing better to do. A link that has others does not wait for so long: when the kernel
 // has repeated itself in vain some times, and for a second, the path is LOST, and the others are tried. If a connection by
-// another interface has nothing to repeat, and was answered later than the silent one, it is the rail, which is left out
-// then. One that had nothing to say proves nothing: all rails are tried again, and which one does not answer shows. A
+// another interface has nothing to repeat, and was answered while the silent one was not, it is the rail, which is left out
+// then. One that had nothing to say proves nothing: all rails are tried again, and which one does not answer shows. Where
+// all answer then, and the same one is silent again, it carries no more than a few bytes, and is left out after all. A
 // peer that does not read is no reason: its kernel acknowledges, and answers when it is asked whether there is room again.
 #include "transport/tcp/tcp.h"
 
@@ -20,6 +21,7 @@
 #define RECEIVER_TRIES 4
 // ... and for so long, where the kernel repeats itself sooner: a short outage is no loss.
 #define SILENT_AT_LEAST (1000 * RDI_MS)
+#define AGAIN (30000 * RDI_MS)
 
 void rdi_tcp_stall_begin(struct rdi_tcp_link *l) {
     l->railed = false;
@@ -34,7 +36,8 @@ void rdi_tcp_stall_begin(struct rdi_tcp_link *l) {
 
 // Whether `other` proves that not all ways to the peer are dead.
 static bool is_proof(const struct rdi_tcp_signs *other, const struct rdi_tcp_signs *silent) {
-    return other->known && other->tries == 0 && other->heard_ms < silent->heard_ms;
+    return other->known && other->tries == 0 &&
+           (uint64_t)other->heard_ms * RDI_MS < silent->silent_for;
 }
 
 enum rdi_tcp_verdict rdi_tcp_stall_judge(const struct rdi_tcp_signs *s, unsigned count,
@@ -105,9 +108,17 @@ static void look_at(struct rdi_tcp_link *l, uint64_t now) {
         rdi_tcp_link_lost(l, l->paths[which], "silent, while another interface's connection is not",
                           ETIMEDOUT);
         break;
-    case RDI_TCP_UNSURE:
-        rdi_tcp_link_lost(l, l->paths[which], "silent; now all ways are tried again", 0);
+    case RDI_TCP_UNSURE: {
+        const struct sockaddr_storage *rail = &l->paths[which]->local;
+        bool again = l->unsure_at != 0 && now < l->unsure_at + AGAIN &&
+                     rdi_tcp_same_ip(&l->unsure, rail);
+        l->unsure = *rail;
+        l->unsure_at = now;
+        rdi_tcp_link_lost(l, l->paths[which],
+                          again ? "silent again" : "silent; now all ways are tried again",
+                          again ? ETIMEDOUT : 0);
         break;
+    }
     case RDI_TCP_ALL_MUTE:
         if (l->base.sender && l->others) {
             // No way is better than another where little is said.

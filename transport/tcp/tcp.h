@@ -165,6 +165,9 @@ struct rdi_tcp_link {
     bool others;               // there are more than those in use
     uint32_t told;             // bits of those of which it was logged
     unsigned suspect;          // 1 + the route that the path was lost on; 0 = not known
+    struct sockaddr_storage
+        unsure; // the rail that was silent, with no proof against it, at unsure_at (0: never)
+    uint64_t unsure_at;
     uint64_t attempt_at, retry_at, refused_since;
     uint64_t tried_at; // when the present ones were first tried
     unsigned backoff_ms, refused_route;

@@ -72,7 +72,8 @@ void rdi_w_on_report(struct rdi_watch *w, int from, const struct rdi_w_verdict *
         rdi_w_send(w, from, RDI_W_VERDICT, &answer, sizeof answer);
         return;
     }
-    if (rdi_w_coordinator(w) != w->rank || w->unsure_since || below_is_suspected(w)) {
+    // One that is to join knows nothing of what its predecessor may have said.
+    if (w->joining || rdi_w_coordinator(w) != w->rank || w->unsure_since || below_is_suspected(w)) {
         return; // it will tell the right one, or this one once it agrees
     }
     v = v ? v : add_verdict(w, m->comm, (rondo_status)m->status, m->culprit, m->text);
