@@ -543,7 +543,8 @@ static bool is_unsure(struct rdi_watch *w, uint64_t now) {
         bool left = r->left && r->left_since >= w->unsure_since;
         if (i != w->rank && (rdi_w_live(w, i) || left)) {
             others++;
-            heard += !left && r->heard > since;
+            // Of one that is known to be dead its successor is heard, which knows nothing of what the job decided.
+            heard += !left && r->cause != RDI_CAUSE_DEAD && r->heard > since;
         }
     }
     if (2 * heard >= others) {
