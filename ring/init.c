@@ -284,6 +284,9 @@ out:
     }
     // They have met: after the barrier, or an agreement on who is lost, nobody needs the store any more.
     if (d && (s == RONDO_OK || s == RONDO_ERR_PEER)) {
+        if (s == RONDO_OK) {
+            rdi_set_last_error(""); // the store would take it for the reason of leaving
+        }
         rdi_bootstrap_drop(b);
     } else if (b) {
         rdi_bootstrap_close(b);

@@ -521,7 +521,7 @@ rondo_status rdi_bootstrap_admitted(struct rdi_bootstrap *b, uint32_t number);
 rondo_status rdi_bootstrap_member(struct rdi_bootstrap *b, int rank, uint32_t *number,
                                   void **record, size_t *len);
 // Who was lost first since the ranks began to meet, in the store's words, the same on all ranks. RONDO_AGAIN: nobody as far
-// as the store knows, or it does not answer at once. Sets no last error that counts.
+// as the store knows, but for such as left without a reason, or it does not answer at once. Sets no last error that counts.
 rondo_status rdi_bootstrap_first_lost(struct rdi_bootstrap *b, char text[RDI_ERROR_TEXT]);
 // Ends the store connection; on the rank that serves the store it waits briefly until the others have read.
 void rdi_bootstrap_close(struct rdi_bootstrap *b);

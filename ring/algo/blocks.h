@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Blocks of one segment, and streams of them that go down around a circle of n: what ring.c, node.c and owner.c send.
+// Blocks of one segment, and streams of them that go down around a circle of n: what ring.c, node.c and owner.c send, and
+// what devices do (ring/cuda/program.c).
 #ifndef RDI_ALGO_BLOCKS_H
 #define RDI_ALGO_BLOCKS_H
 

@@ -19,11 +19,10 @@
 //
 // Time: position x of segment k has time T(k) + x, where RDI_GPU_WIDTH segments of a ring share a T and the segments
 // of a way with one start follow each other by one. Moves are listed by time; see gpu.h for why that is enough.
+#include "ring/algo/blocks.h"
 #include "ring/cuda/gpu.h"
 
 #include <stdlib.h>
-
-static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 // A block of a segment. start: a place.
 struct item {
@@ -115,22 +114,18 @@ static bool visit(const struct view *v, const struct item *i, int x, struct rdi_
 // ---- Ways that begin at another place for each block ---------------------------------------------
 
 static struct item ring_item(const struct rdi_gpu_call *c, uint64_t k, int block) {
-    uint64_t n = (uint64_t)c->size, b = (uint64_t)block;
+    uint64_t b = (uint64_t)block;
     struct item i = {.start = block, .fold = c->size - 1, .end = c->size - 1};
     if (c->kind == RDI_ALL_REDUCE) {
-        uint64_t base = k * n * c->piece, bytes = min64(n * c->piece, c->bytes - base);
-        uint64_t len = c->piece;
-        if (bytes < n * c->piece) {
-            len = ((bytes + n - 1) / n + 63) / 64 * 64;
-        }
-        i.local = base + min64(b * len, bytes);
-        i.bytes = min64(len, bytes - min64(b * len, bytes));
+        struct rdi_seg g = rdi_seg_cut(k, (uint64_t)c->size, c->piece, c->bytes);
+        i.local = g.base + rdi_seg_before(&g, b);
+        i.bytes = rdi_seg_before(&g, b + 1) - rdi_seg_before(&g, b);
         i.dst = i.local;
         i.end = 2 * c->size - 2;
         return i;
     }
     uint64_t base = k * c->piece, whole = (uint64_t)rank_at(c, block) * c->bytes + base;
-    i.bytes = min64(c->piece, c->bytes - base);
+    i.bytes = rdi_min64(c->piece, c->bytes - base);
     if (c->kind == RDI_REDUCE_SCATTER) {
         i.start = (block + 1) % c->size;
         i.local = whole;
@@ -152,7 +147,7 @@ static bool ring(const struct rdi_gpu_call *c, struct rdi_gpu_program *p) {
     for (uint64_t group = 0; group < segs; group += RDI_GPU_WIDTH) {
         for (int x = 0; x <= end; x++) {
             int block = (v.place - x - shift + 3 * c->size) % c->size;
-            for (uint64_t k = group; k < min64(segs, group + RDI_GPU_WIDTH); k++) {
+            for (uint64_t k = group; k < rdi_min64(segs, group + RDI_GPU_WIDTH); k++) {
                 struct item i = ring_item(c, k, block);
                 if (!visit(&v, &i, x, p)) {
                     return false;
@@ -171,14 +166,14 @@ static struct item way_item(const struct view *v, uint64_t k) {
     struct item i = {.fold = n - 1, .end = n - 1};
     if (c->kind == RDI_REDUCE_SCATTER) { // strict: a way for each piece of each block
         uint64_t block = k % (uint64_t)n, base = k / (uint64_t)n * c->piece;
-        i.bytes = min64(c->piece, c->bytes - base);
+        i.bytes = rdi_min64(c->piece, c->bytes - base);
         i.local = block * c->bytes + base;
         i.dst = base;
         i.end = n - 1 + ((int)block + 1) % n;
         return i;
     }
     i.local = i.dst = k * c->piece;
-    i.bytes = min64(c->piece, c->bytes - i.local);
+    i.bytes = rdi_min64(c->piece, c->bytes - i.local);
     if (c->kind == RDI_ALL_REDUCE) {
         i.end = 2 * n - 2;
     } else if (c->kind == RDI_BROADCAST) {
@@ -239,7 +234,7 @@ static bool all_to_all(const struct rdi_gpu_call *c, struct rdi_gpu_program *p) 
     for (int d = 1; d < c->size; d++) {
         int to = (c->rank + d) % c->size, from = (c->rank - d + c->size) % c->size;
         for (uint64_t at = 0; at < c->bytes; at += c->piece) {
-            uint64_t n = min64(c->piece, c->bytes - at);
+            uint64_t n = rdi_min64(c->piece, c->bytes - at);
             if (!half(p, n, -1, to, (uint64_t)to * c->bytes + at, 0) ||
                 !half(p, n, from, -1, 0, (uint64_t)from * c->bytes + at)) {
                 return false;
@@ -252,7 +247,7 @@ static bool all_to_all(const struct rdi_gpu_call *c, struct rdi_gpu_program *p) 
 static bool one_way(const struct rdi_gpu_call *c, struct rdi_gpu_program *p) {
     bool send = c->kind == RDI_SEND;
     for (uint64_t at = 0; at < c->bytes; at += c->piece) {
-        uint64_t n = min64(c->piece, c->bytes - at);
+        uint64_t n = rdi_min64(c->piece, c->bytes - at);
         if (!half(p, n, send ? -1 : c->root, send ? c->root : -1, at, at)) {
             return false;
         }

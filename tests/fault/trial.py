@@ -127,6 +127,8 @@ def draw(seed, index, card):
     else:
         t.victims = sorted(rng.sample(range(size), 2 if kind == "kill2" else 1))
     spare = [r for r in range(size) if r not in t.victims]
+    if phase == "shrink" and len(spare) == 1:
+        t.victims, spare = spare, t.victims   # the one that dies before is not all of a side
     if phase == "shrink":
         # Both ends of a path that is to be missed have somebody afterwards.
         ends = [t.on_host(h) for h in (t.pair if kind == "path" else ())]

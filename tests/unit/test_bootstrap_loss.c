@@ -33,8 +33,9 @@ struct script {
     bool launcher; // serves the store, as process LAUNCHER
     int victim;    // -1: nobody
     enum stage stage;
-    int busy_ms; // rank 1, between two exchanges, without asking anything
-    bool held;   // rank 1 goes on between two exchanges when it is let
+    int busy_ms;  // rank 1, between two exchanges, without asking anything
+    bool held;    // rank 1 goes on between two exchanges when it is let
+    bool through; // rank 1 leaves when all have met, and the others ask whether anybody was lost
 };
 
 struct report {
@@ -161,6 +162,15 @@ static rondo_status meet(const struct script *t, int rank) {
     }
     s = s == RONDO_OK ? exchange(b, "second") : s;
     s = s == RONDO_ERR_PEER && rank != t->victim ? ask_again(t, b) : s;
+    if (s == RONDO_OK && t->through && rank != 1) {
+        char first[RDI_ERROR_TEXT];
+        wait_at_gate();
+        s = rdi_bootstrap_first_lost(b, first) == RONDO_AGAIN
+                ? RONDO_OK
+                : rdi_fail(RONDO_ERR_INTERNAL, "the store said '%s'", first);
+    } else if (t->through) {
+        rdi_set_last_error("");
+    }
     rdi_bootstrap_close(b);
     rdi_job_clear(&job);
     return s;
@@ -356,7 +366,7 @@ static void test_killed(void **state) {
     for (int launcher = 0; launcher < 2; launcher++) {
         for (int stage = ON_THE_ROLL; stage <= HAS_MET; stage++) {
             for (int victim = 0; victim < RANKS; victim += 1 + launcher) {
-                struct script t = {launcher, victim, (enum stage)stage, 0, false};
+                struct script t = {launcher, victim, (enum stage)stage, 0, false, false};
                 lose(&t, victim, SIGKILL,
                      victim == 0 && !launcher ? "ended" : "ended without a word");
             }
@@ -369,10 +379,28 @@ static void test_stopped(void **state) {
     for (int launcher = 0; launcher < 2; launcher++) {
         for (int stage = ON_THE_ROLL; stage <= HAS_MET; stage += HAS_MET) {
             for (int victim = 0; victim < 2; victim++) {
-                struct script t = {launcher, victim, (enum stage)stage, 0, false};
+                struct script t = {launcher, victim, (enum stage)stage, 0, false, false};
                 lose(&t, victim, SIGSTOP, "stopped");
             }
         }
+    }
+}
+
+// One that is through leaves before the others are: that is no loss.
+static void test_through(void **state) {
+    (void)state;
+    for (int launcher = 0; launcher < 2; launcher++) {
+        struct script t = {.launcher = launcher, .victim = -1, .stage = HAS_MET, .through = true};
+        begin(&t);
+        assert_int_equal(report_of(1).status, RONDO_OK); // it has left
+        for (int r = 0; r < RANKS; r += 2) {
+            let_go(r);
+            struct report got = report_of(r);
+            if (got.status != RONDO_OK) {
+                fail_msg("rank %d: %s", r, got.text);
+            }
+        }
+        end();
     }
 }
 
@@ -523,6 +551,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_killed, setup),
         cmocka_unit_test_setup(test_stopped, setup),
+        cmocka_unit_test_setup(test_through, setup),
         cmocka_unit_test_setup(test_launcher_lost, setup),
         cmocka_unit_test_setup(test_stopped_before_hello, setup),
         cmocka_unit_test_setup(test_busy_is_alive, setup),

@@ -248,10 +248,11 @@ static rondo_status find_place(const rondo_config *config, const struct rdi_opti
                      "=launcher, as rondo-run --elastic does)",
                      launch->rank);
     }
-    if (s == RONDO_OK && rdi_key_is_given(config, options, getenv)) {
-        launch->offered &= ~(unsigned)RDI_VIA_MUNGE; // the key is what it is for
+    if (s == RONDO_OK) {
+        rdi_key_spare_munge(config, options, getenv, launch);
+        s = choose_way(options, env, launch);
     }
-    return s == RONDO_OK ? choose_way(options, env, launch) : s;
+    return s;
 }
 
 static void set_up(struct rdi_bootstrap *b, const struct rdi_options *options,
@@ -371,6 +372,11 @@ rondo_status rdi_bootstrap_first_lost(struct rdi_bootstrap *b, char text[RDI_ERR
     if (answered && s == RONDO_ERR_PEER && len > 0) {
         snprintf(text, RDI_ERROR_TEXT, "%s", (const char *)value);
         rdi_printable(text, RDI_ERROR_TEXT);
+        // Who left without a reason was through, and may have been just a little faster than this rank.
+        size_t n = strlen(text), bare = strlen(" " RDI_LEFT);
+        if (n >= bare && strcmp(text + n - bare, " " RDI_LEFT) == 0) {
+            text[0] = '\0';
+        }
     }
     free(value);
     return text[0] != '\0' ? RONDO_OK : RONDO_AGAIN;

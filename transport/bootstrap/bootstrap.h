@@ -60,9 +60,9 @@ rondo_status rdi_key_find_for(const rondo_config *config, const struct rdi_optio
 rondo_status rdi_key_look_for(const rondo_config *config, const struct rdi_options *options,
                               const struct rdi_launch *launch, rdi_getenv get, struct rdi_job *job,
                               char source[RDI_KEY_SOURCE]);
-// Whether this rank has a key, or needs none, whatever its launcher offers: nobody has to be asked for one.
-bool rdi_key_is_given(const rondo_config *config, const struct rdi_options *options,
-                      rdi_getenv get);
+// Takes munge from what the launcher offers where this rank has a key, or needs none: the key is what it is for.
+void rdi_key_spare_munge(const rondo_config *config, const struct rdi_options *options,
+                         rdi_getenv get, struct rdi_launch *launch);
 // Source number i of the order in which they are tried; NULL after the last.
 const char *rdi_key_order(size_t i);
 

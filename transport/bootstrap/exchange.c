@@ -28,9 +28,8 @@
 
 #define MS 1000000u
 #define GRACE_MS 5000 // rank 0's verdict may come this much after its deadline
-#define LEFT " left while the ranks were meeting"
-#define LOG_MS 5000 // most between lines of the log
-#define LEAVE_MS 2  // between looks
+#define LOG_MS 5000   // most between lines of the log
+#define LEAVE_MS 2    // between looks
 #define LATE_MS \
     500 // for those on their way, who else would look for the store until connect_timeout
 
@@ -143,9 +142,9 @@ rondo_status rdi_check_left(const struct rdi_bootstrap *b, int rank) {
         }
         rdi_printable(text, sizeof text);
         // One that left because another one did names that one.
-        bool of_another = strncmp(text, "rank ", 5) == 0 && strstr(text, LEFT) != NULL;
+        bool of_another = strncmp(text, "rank ", 5) == 0 && strstr(text, " " RDI_LEFT) != NULL;
         s = of_another ? rdi_fail(RONDO_ERR_PEER, "%s", text)
-                       : rdi_fail(RONDO_ERR_PEER, "rank %d%s%s%s", rank, LEFT,
+                       : rdi_fail(RONDO_ERR_PEER, "rank %d " RDI_LEFT "%s%s", rank,
                                   text[0] != '\0' ? ": " : "", text);
     }
     free(value);

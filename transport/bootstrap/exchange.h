@@ -8,6 +8,8 @@
 #define RDI_SESSION_BYTES 16
 #define RDI_JOIN_SECRET 32
 #define RDI_EXCHANGE_NAME_MAX 128
+// What all stores say of a rank that left; its reason follows, if it gave one.
+#define RDI_LEFT "left while the ranks were meeting"
 
 struct rdi_bootstrap {
     struct rdi_env env;

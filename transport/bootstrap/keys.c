@@ -278,11 +278,13 @@ static rondo_status set_from_home(struct rdi_job *job, rdi_getenv get, bool make
 
 // ---- The order ----------------------------------------------------------------------------------
 
-bool rdi_key_is_given(const rondo_config *config, const struct rdi_options *options,
-                      rdi_getenv get) {
+void rdi_key_spare_munge(const rondo_config *config, const struct rdi_options *options,
+                         rdi_getenv get, struct rdi_launch *launch) {
     const char *inherited = get(RDI_ENV_KEY_FD);
-    return strcmp(options->str[RDI_OPT_AUTH], "none") == 0 || config->key != NULL ||
-           options->str[RDI_OPT_KEY_FILE][0] != '\0' || (inherited != NULL && inherited[0] != '\0');
+    if (strcmp(options->str[RDI_OPT_AUTH], "none") == 0 || config->key != NULL ||
+        options->str[RDI_OPT_KEY_FILE][0] != '\0' || (inherited != NULL && inherited[0] != '\0')) {
+        launch->offered &= ~(unsigned)RDI_VIA_MUNGE;
+    }
 }
 
 static rondo_status set_from_home_or_none(const struct rdi_launch *launch, rdi_getenv get,

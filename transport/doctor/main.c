@@ -45,9 +45,7 @@ static void find_place(struct doctor *d) {
     snprintf(d->host, sizeof d->host, "%s", job.host);
     d->launch_status = rdi_discover(&d->config, rdi_pmix_getenv, &d->launch);
     if (d->launch_status == RONDO_OK) {
-        if (rdi_key_is_given(&d->config, &d->options, getenv)) {
-            d->launch.offered &= ~(unsigned)RDI_VIA_MUNGE; // as rondo_init() does
-        }
+        rdi_key_spare_munge(&d->config, &d->options, getenv, &d->launch);
         d->launch_status =
             rdi_point_choose(&d->launch, getenv, OFFER_MS, d->offer_error, sizeof d->offer_error);
     }
