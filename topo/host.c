@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // hwloc: this host, and machines that are described in a line. Both leave here as XML.
+#include "topo/cores.h"
 #include "topo/internal.h"
 
 #include <errno.h>
 #include <hwloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,5 +199,57 @@ rondo_status rdi_topo_host_allowed(struct rdi_set *cpus, struct rdi_set *nodes) 
     copy_set(cpus, hwloc_topology_get_allowed_cpuset(h));
     copy_set(nodes, hwloc_topology_get_allowed_nodeset(h));
     hwloc_topology_destroy(h);
+    return RONDO_OK;
+}
+
+// ---- Cores ---------------------------------------------------------------------------------------
+
+// Takes away what the calling thread may not use.
+static void keep_own(struct rdi_set *allowed) {
+    cpu_set_t *set = CPU_ALLOC(RDI_SET_BITS);
+    size_t bytes = CPU_ALLOC_SIZE(RDI_SET_BITS);
+    if (set && sched_getaffinity(0, bytes, set) == 0) {
+        for (unsigned bit = 0; bit < RDI_SET_BITS; bit++) {
+            if (!CPU_ISSET_S(bit, bytes, set)) {
+                allowed->word[bit / 32] &= ~(1U << bit % 32);
+            }
+        }
+    }
+    CPU_FREE(set);
+}
+
+rondo_status rdi_topo_cores(const char *synthetic, struct rdi_set **cores, int *n) {
+    struct rdi_set allowed;
+    rondo_status s = synthetic ? check_synthetic(synthetic) : RONDO_OK;
+    if (s != RONDO_OK) {
+        return s;
+    }
+    hwloc_topology_t h = load(synthetic, false);
+    if (!h) {
+        return failed(synthetic);
+    }
+    copy_set(&allowed, hwloc_topology_get_allowed_cpuset(h));
+    if (!synthetic) {
+        keep_own(&allowed);
+    }
+    // Some virtual machines say nothing of cores.
+    int depth = hwloc_get_type_or_below_depth(h, HWLOC_OBJ_CORE), found = 0;
+    unsigned all = hwloc_get_nbobjs_by_depth(h, depth);
+    struct rdi_set *out = calloc(all + 1, sizeof *out);
+    for (unsigned i = 0; out && i < all; i++) {
+        copy_set(&out[found], hwloc_get_obj_by_depth(h, depth, i)->cpuset);
+        rdi_set_keep(&out[found], &allowed);
+        found += rdi_set_first(&out[found]) >= 0;
+    }
+    hwloc_topology_destroy(h);
+    if (!out) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %u cores", all);
+    }
+    if (found == 0) {
+        free(out);
+        return rdi_fail(RONDO_ERR_SYSTEM, "hwloc finds no processor that this process may use");
+    }
+    *cores = out;
+    *n = found;
     return RONDO_OK;
 }

@@ -5,6 +5,7 @@
 #define RONDO_RONDO_H
 
 #include <rondo/ddp.h>
+#include <rondo/dp.h>
 #include <rondo/ring.h>
 #include <rondo/topo.h>
 #include <rondo/transport.h>
