@@ -348,6 +348,7 @@ rondo_status rondo_dp_step(rondo_dp *dp, uint64_t rows, rondo_dp_fn fn, void *ar
     if (s != RONDO_OK) {
         return s;
     }
+    dp->used = 0;
     s = replicate(dp);
     s = s == RONDO_OK ? apply(dp, rows, fn, arg) : s;
     return leave(dp, s == RONDO_OK ? reduce(dp) : s);
@@ -362,7 +363,11 @@ static rondo_status zero_on(struct rdi_dp_device *k, void *arg) {
 
 rondo_status rondo_dp_zero_grad(rondo_dp *dp) {
     rondo_status s = enter(dp, "rondo_dp_zero_grad");
-    return s == RONDO_OK ? leave(dp, rdi_dp_team_run(dp, dp->devices, zero_on, NULL)) : s;
+    if (s != RONDO_OK) {
+        return s;
+    }
+    dp->used = 0;
+    return leave(dp, rdi_dp_team_run(dp, dp->devices, zero_on, NULL));
 }
 
 struct rows {

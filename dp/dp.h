@@ -112,14 +112,16 @@ RONDO_API rondo_status rondo_dp_apply(rondo_dp *dp, uint64_t rows, rondo_dp_fn f
 
 // Sums the gradients of the devices that had rows since the last reduction into those of device 0 (see Bits); those of
 // the other devices stay as they are. The sum, not the mean: let fn scale its gradients by 1 / rows, which is right for
-// unequal parts, too. Before it, several passes may be accumulated. RONDO_ERR_USAGE when there was no pass. Blocks for
+// unequal parts, too. Before it, several passes may be accumulated; one that computes no gradients, as an evaluation
+// does, counts as well, so rondo_dp_zero_grad() has to come after it. RONDO_ERR_USAGE when there was no pass. Blocks for
 // as long as that takes.
 RONDO_API rondo_status rondo_dp_reduce(rondo_dp *dp);
 
-// rondo_dp_replicate(), rondo_dp_apply() and rondo_dp_reduce().
+// rondo_dp_replicate(), rondo_dp_apply() and rondo_dp_reduce(), of this pass alone: passes before it that were not reduced
+// do not count.
 RONDO_API rondo_status rondo_dp_step(rondo_dp *dp, uint64_t rows, rondo_dp_fn fn, void *arg);
 
-// Sets all gradients of all devices to zero. For functions that accumulate.
+// Sets all gradients of all devices to zero, and forgets passes that were not reduced. For functions that accumulate.
 RONDO_API rondo_status rondo_dp_zero_grad(rondo_dp *dp);
 
 // Copies rows that devices computed, row_bytes each, to `out` in the order of the batch: parts[k] holds those of device

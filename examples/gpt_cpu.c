@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: MIT
 // The CPU as a device: the loops of gpt_math.c, and those that are built of them. Attention works
 // sequence by sequence and head by head.
-#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gpt_device.h"
 
-// There is one CPU, and one model on it. Sums of what was computed last.
-static struct { double loss, squares, norm, scale; } result = {.scale = 1.0};
+// Of each model on it, the sums of what was computed last.
+struct cpu {
+    struct gpt_device device;
+    double loss, squares, norm, scale;
+};
+
+static struct cpu *cpu_of(struct gpt_device *d) { return (struct cpu *)d; }
 
 // ---- Memory -------------------------------------------------------------------------------------
 
-static void cpu_close(struct gpt_device *d) { (void)d; }
+static void cpu_close(struct gpt_device *d) {
+    if (d != gpt_cpu()) {
+        free(cpu_of(d));
+    }
+}
 
 static float *cpu_allocate(struct gpt_device *d, size_t count) {
     (void)d;
@@ -93,17 +101,10 @@ static void cpu_add(struct gpt_device *d, float *x, const float *y, size_t count
 
 static void cpu_cross_entropy(struct gpt_device *d, float *logits, const uint8_t *target, int n,
                               int vocab, float scale) {
-    (void)d;
-    result.loss = gpt_cross_entropy(logits, target, n, vocab, scale);
+    cpu_of(d)->loss = gpt_cross_entropy(logits, target, n, vocab, scale);
 }
 
 // ---- Attention ----------------------------------------------------------------------------------
-
-// c[rows][cols] = a * b with the leading dimensions that the layout of q, k and v asks for.
-static void product(float *c, int ldc, CBLAS_TRANSPOSE ta, const float *a, int lda,
-                    CBLAS_TRANSPOSE tb, const float *b, int ldb, int rows, int cols, int inner) {
-    cblas_sgemm(CblasRowMajor, ta, tb, rows, cols, inner, 1.0f, a, lda, b, ldb, 0.0f, c, ldc);
-}
 
 // Scaled dot products under a causal mask (Vaswani et al., "Attention Is All You Need", 2017).
 static void cpu_attention(struct gpt_device *d, const struct gpt_heads *at, float *all_mix,
@@ -117,9 +118,9 @@ static void cpu_attention(struct gpt_device *d, const struct gpt_heads *at, floa
             const float *k = q + c, *v = k + c;
             float *prob = all_prob + (size_t)(b * at->heads + h) * (size_t)(t * t);
             float *mix = all_mix + (size_t)b * (size_t)t * (size_t)c + (size_t)(h * size);
-            product(prob, t, CblasNoTrans, q, row, CblasTrans, k, row, t, t, size);
+            gpt_product(prob, t, false, q, row, true, k, row, t, t, size);
             gpt_causal_softmax(prob, t, scale);
-            product(mix, c, CblasNoTrans, prob, t, CblasNoTrans, v, row, t, size, t);
+            gpt_product(mix, c, false, prob, t, false, v, row, t, size, t);
         }
     }
 }
@@ -137,11 +138,11 @@ static void cpu_attention_backward(struct gpt_device *d, const struct gpt_heads 
             float *dq = dqkv + first, *dk = dq + c, *dv = dk + c;
             const float *prob = all_prob + (size_t)(b * at->heads + h) * (size_t)(t * t);
             const float *dm = dmix + (size_t)b * (size_t)t * (size_t)c + (size_t)(h * size);
-            product(ds, t, CblasNoTrans, dm, c, CblasTrans, v, row, t, t, size);
-            product(dv, row, CblasTrans, prob, t, CblasNoTrans, dm, c, t, size, t);
+            gpt_product(ds, t, false, dm, c, true, v, row, t, t, size);
+            gpt_product(dv, row, true, prob, t, false, dm, c, t, size, t);
             gpt_causal_softmax_backward(ds, prob, t, scale);
-            product(dq, row, CblasNoTrans, ds, t, CblasNoTrans, k, row, t, size, t);
-            product(dk, row, CblasTrans, ds, t, CblasNoTrans, q, row, t, size, t);
+            gpt_product(dq, row, false, ds, t, false, k, row, t, size, t);
+            gpt_product(dk, row, true, ds, t, false, q, row, t, size, t);
         }
     }
 }
@@ -173,38 +174,34 @@ static void cpu_embed_backward(struct gpt_device *d, float *dtoken, float *dposi
 // ---- Optimizer ----------------------------------------------------------------------------------
 
 static void cpu_squares(struct gpt_device *d, const float *x, size_t count) {
-    (void)d;
-    result.squares += gpt_sum_of_squares(x, count);
+    cpu_of(d)->squares += gpt_sum_of_squares(x, count);
 }
 
 static void cpu_clip(struct gpt_device *d, double limit) {
-    (void)d;
-    result.norm = sqrt(result.squares);
-    result.squares = 0.0;
-    result.scale = limit > 0.0 && result.norm > limit ? limit / result.norm : 1.0;
+    struct cpu *cpu = cpu_of(d);
+    cpu->norm = sqrt(cpu->squares);
+    cpu->squares = 0.0;
+    cpu->scale = limit > 0.0 && cpu->norm > limit ? limit / cpu->norm : 1.0;
 }
 
 static void cpu_adamw(struct gpt_device *d, float *param, float *m, float *v, const float *grad,
                       size_t count, const struct gpt_update *update) {
     struct gpt_update u = *update;
-    (void)d;
-    u.scale = (float)result.scale;
+    u.scale = (float)cpu_of(d)->scale;
     gpt_adamw_update(param, m, v, grad, count, &u);
 }
 
 // ---- Results ------------------------------------------------------------------------------------
 
 static bool cpu_loss(struct gpt_device *d, double *sum, struct gpt_error *e) {
-    (void)d;
     (void)e;
-    *sum = result.loss;
+    *sum = cpu_of(d)->loss;
     return true;
 }
 
 static bool cpu_norm(struct gpt_device *d, double *norm, struct gpt_error *e) {
-    (void)d;
     (void)e;
-    *norm = result.norm;
+    *norm = cpu_of(d)->norm;
     return true;
 }
 
@@ -243,6 +240,16 @@ struct gpt_device *gpt_cpu(void) {
         .norm = cpu_norm,
         .wait = cpu_wait,
     };
-    static struct gpt_device cpu = {.does = &does, .ordinal = -1};
-    return &cpu;
+    static struct cpu cpu = {.device = {.does = &does, .ordinal = -1}, .scale = 1.0};
+    return &cpu.device;
+}
+
+struct gpt_device *gpt_cpu_create(struct gpt_error *e) {
+    struct cpu *cpu = malloc(sizeof *cpu);
+    if (!cpu) {
+        gpt_fail(e, "no memory for a device");
+        return NULL;
+    }
+    *cpu = (struct cpu){.device = *gpt_cpu(), .scale = 1.0};
+    return &cpu->device;
 }

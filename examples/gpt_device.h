@@ -94,8 +94,10 @@ struct gpt_operations {
     bool (*wait)(struct gpt_device *d, struct gpt_error *e); // for all that was enqueued
 };
 
-// The CPU; always there, close() does nothing.
+// The CPU; always there, close() does nothing. For another model that computes at the same time: one of its own,
+// which close() frees.
 struct gpt_device *gpt_cpu(void);
+struct gpt_device *gpt_cpu_create(struct gpt_error *e);
 
 // A CUDA device for the local_rank-th process of this host. NULL, with the reason in `e`: no driver,
 // no cuBLAS, no device, or a build without kernels. The caller ends it with does->close().

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpt_dp.h"
 #include "gpt_run.h"
 
 bool gpt_make_room(struct gpt_run *r) {
@@ -26,10 +27,10 @@ bool gpt_make_room(struct gpt_run *r) {
     r->target = malloc(bytes);
     r->sample = malloc((size_t)sequences * sizeof *r->sample);
     r->act = NULL;
+    const int most = r->o.dp ? gpt_dp_most(r, sequences) : sequences;
     return gpt_worked(r, (r->in && r->target && r->sample) ||
                              gpt_fail(&r->error, "no memory for a batch of %zu bytes", bytes)) &&
-           gpt_worked(r,
-                      (r->act = gpt_activations_create(&r->model, sequences, &r->error)) != NULL);
+           gpt_worked(r, (r->act = gpt_activations_create(&r->model, most, &r->error)) != NULL);
 }
 
 // The lowest rank writes the figures; that may be another one now.
@@ -51,8 +52,8 @@ bool gpt_regroup(struct gpt_run *r) {
 
 enum gpt_verdict gpt_agree(struct gpt_run *r, rondo_status (*call)(rondo_ddp *ddp),
                            const char *doing) {
-    if (r->failed) {
-        return GPT_OVER;
+    if (r->failed || r->dp) {
+        return r->failed ? GPT_OVER : GPT_COUNTS; // DP is one process
     }
     rondo_status s = call(r->ddp);
     if (s == RONDO_RETRY_STEP) {

@@ -6,6 +6,7 @@
 
 #include <cblas.h>
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -111,8 +112,9 @@ float gpt_exp(float x) { return exp_fast(x); }
 
 // ---- Matrix products ----------------------------------------------------------------------------
 
-// Weak: another library that offers cblas_sgemm() has no such function.
+// Weak: another library that offers cblas_sgemm() has no such functions.
 extern void openblas_set_num_threads(int threads) __attribute__((weak));
+extern int openblas_get_parallel(void) __attribute__((weak));
 
 void gpt_blas_threads(int threads) {
     if (openblas_set_num_threads) {
@@ -120,19 +122,33 @@ void gpt_blas_threads(int threads) {
     }
 }
 
+bool gpt_blas_shared(void) { return !openblas_get_parallel || openblas_get_parallel() != 0; }
+
+static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+
+void gpt_product(float *c, int ldc, bool ta, const float *a, int lda, bool tb, const float *b,
+                 int ldb, int rows, int cols, int inner) {
+    const bool alone = !gpt_blas_shared();
+    if (alone) {
+        pthread_mutex_lock(&one_at_a_time);
+    }
+    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, rows,
+                cols, inner, 1.0f, a, lda, b, ldb, 0.0f, c, ldc);
+    if (alone) {
+        pthread_mutex_unlock(&one_at_a_time);
+    }
+}
+
 void gpt_linear(float *y, const float *x, const float *w, int n, int in, int out) {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, out, in, 1.0f, x, in, w, in, 0.0f, y,
-                out);
+    gpt_product(y, out, false, x, in, true, w, in, n, out, in);
 }
 
 void gpt_linear_dx(float *dx, const float *dy, const float *w, int n, int in, int out) {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, in, out, 1.0f, dy, out, w, in, 0.0f,
-                dx, in);
+    gpt_product(dx, in, false, dy, out, false, w, in, n, in, out);
 }
 
 void gpt_linear_dw(float *dw, const float *dy, const float *x, int n, int in, int out) {
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, out, in, n, 1.0f, dy, out, x, in, 0.0f, dw,
-                in);
+    gpt_product(dw, in, true, dy, out, false, x, in, out, in, n);
 }
 
 // ---- Layer norm ---------------------------------------------------------------------------------

@@ -4,12 +4,21 @@
 #ifndef GPT_MATH_H
 #define GPT_MATH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 // Threads that the BLAS may use in this process. Without this call OpenBLAS takes all cores, and
 // ranks that share a machine would fight for them. Does nothing where the BLAS is not OpenBLAS.
 void gpt_blas_threads(int threads);
+
+// Whether several threads may multiply at a time. An OpenBLAS that was built for one thread mixes up their memory.
+bool gpt_blas_shared(void);
+
+// c[rows][cols] = a b, or with ta, tb their transposes, of matrices whose rows are lda, ldb, ldc floats apart. Any
+// thread; where the BLAS cannot, one at a time.
+void gpt_product(float *c, int ldc, bool ta, const float *a, int lda, bool tb, const float *b,
+                 int ldb, int rows, int cols, int inner);
 
 // y[n][out] = x[n][in] * w[out][in]^T, the product of a linear layer.
 void gpt_linear(float *y, const float *x, const float *w, int n, int in, int out);

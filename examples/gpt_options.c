@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <rondo/dp.h>
+
 enum kind { FILES, INTEGER, REAL, TEXT, FLAG, CHOICE };
 
 struct row {
@@ -34,6 +36,9 @@ static const struct row table[] = {
      "bytes that the model sees at once"},
     {"device", CHOICE, AT(device), 0, 0, "cpu",
      "who computes: cpu, or cuda, a GPU for each rank of a host in turn (cpu)"},
+    {"ddp", FLAG, AT(ddp), 0, 0, NULL, "one process for each device, with DDP (default)"},
+    {"dp", INTEGER, AT(dp), 1, RONDO_DP_MAX_DEVICES, NULL,
+     "instead: N sets of processors in one process, a thread and a replica for each"},
     {"batch", INTEGER, AT(batch), 1, 65536, "32", "sequences a step, of all ranks together"},
     {"steps", INTEGER, AT(steps), 0, 1e12, "0", "stop after so many steps (0 = no limit)"},
     {"minutes", REAL, AT(minutes), 0, 1e6, NULL,
@@ -168,6 +173,13 @@ static bool check(struct gpt_options *o, struct gpt_error *e) {
     }
     if (o->save_every && !o->checkpoint) {
         return gpt_fail(e, "--save-every needs --checkpoint FILE to save to");
+    }
+    if (o->dp && (o->ddp || o->elastic || o->device == GPT_DEVICE_CUDA)) {
+        return gpt_fail(e, "--dp %lld is one process on the CPU, and does not go with %s",
+                        (long long)o->dp,
+                        o->ddp       ? "--ddp"
+                        : o->elastic ? "--elastic"
+                                     : "--device cuda");
     }
     if (isnan(o->minutes)) {
         o->minutes = o->steps ? 0.0 : 1.0;

@@ -19,13 +19,14 @@ struct gpt_options {
     int64_t layers, heads, dim, context;
     // The run.
     int64_t device; // enum gpt_device_option
+    int64_t dp;     // devices of one process; 0 = DDP
     int64_t batch, steps, warmup, seed, threads, bucket;
     double minutes, rate, decay, clip;
     // What is shown and kept.
     int64_t eval_every, save_every, sample;
     double temperature;
     const char *checkpoint, *resume, *plot, *csv, *trace, *samples; // NULL = none
-    bool live, quiet, elastic;
+    bool live, quiet, elastic, ddp;
 };
 
 enum gpt_options_result { GPT_OPTIONS_RUN, GPT_OPTIONS_HELP, GPT_OPTIONS_WRONG };

@@ -65,6 +65,11 @@ void gpt_progress_end(struct gpt_progress *p) {
 // ---- Report -------------------------------------------------------------------------------------
 
 static void print_communication(const struct gpt_summary *s) {
+    if (s->devices) {
+        printf("  parameters out %.1f s, gradients in %.1f s, while nothing was computed\n",
+               s->replicating, s->reducing);
+        return;
+    }
     if (s->ranks < 2 || s->reduced == 0) {
         printf("  communication  none: %s\n", s->ranks < 2 ? "one rank" : "no steps");
         return;
@@ -82,8 +87,9 @@ static void print_communication(const struct gpt_summary *s) {
 }
 
 void gpt_report(const struct gpt_summary *s) {
-    printf("report: %" PRIu64 " steps on %d rank%s in %.1f s\n", s->steps, s->ranks,
-           s->ranks == 1 ? "" : "s", s->seconds);
+    const int places = s->devices ? s->devices : s->ranks;
+    printf("report: %" PRIu64 " steps on %d %s%s in %.1f s\n", s->steps, places,
+           s->devices ? "device" : "rank", places == 1 ? "" : "s", s->seconds);
     printf(
         "  held-out loss  %.4f -> %.4f nats per byte (%.4f -> %.4f bits per byte), %zu windows\n",
         s->before, s->after, bits(s->before), bits(s->after), s->windows);

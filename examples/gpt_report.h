@@ -33,13 +33,15 @@ void gpt_progress_end(struct gpt_progress *p);
 
 struct gpt_summary {
     int ranks;
+    int devices;    // with --dp; 0 = DDP
     uint64_t steps; // of this run
     double seconds, speed;
-    double before, after; // held-out loss, nats per byte
-    size_t windows;       // on which it was measured
-    double comm, exposed; // seconds, mean of the ranks
-    uint64_t reduced;     // gradient bytes, of each rank
-    uint64_t sent;        // bytes that the busiest rank sent for them
+    double before, after;         // held-out loss, nats per byte
+    size_t windows;               // on which it was measured
+    double comm, exposed;         // seconds, mean of the ranks
+    double replicating, reducing; // seconds, with --dp
+    uint64_t reduced;             // gradient bytes, of each rank
+    uint64_t sent;                // bytes that the busiest rank sent for them
     uint64_t hash;
     bool equal;                       // the same hash on all ranks
     const char *device;               // that computed; empty = the CPU

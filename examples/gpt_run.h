@@ -41,12 +41,14 @@ struct gpt_run {
     rondo_comm *job;      // from rondo_init()
     rondo_comm *comm;     // of the ranks that take part now
     rondo_ddp *ddp;
+    struct gpt_dp *dp;      // with --dp; there is no DDP then
     struct gpt_share share; // rank, world size, global batch
     struct gpt_gradients gradients;
     struct gpt_curve curve; // rank 0
     struct gpt_progress progress;
     struct gpt_course course;
     double began;  // clock at which training began
+    double loss;   // with --dp: of the last pass
     double waited; // elastic: seconds waited for gradients before rondo_ddp_finish()
     FILE *samples; // log of windows; NULL = none
     bool elastic;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "gpt_checkpoint.h"
+#include "gpt_dp.h"
 #include "gpt_file.h"
 #include "gpt_math.h"
 #include "gpt_run.h"
@@ -167,6 +168,28 @@ static bool begin_together(struct gpt_run *r) {
            (same_start(r) && prepare_files(r) && spread_moments(r));
 }
 
+// What DP cannot do, and a batch that leaves ranks or devices without work.
+static bool check_size(struct gpt_run *r) {
+    const struct gpt_options *o = &r->o;
+    struct gpt_error *e = &r->error;
+    const int parts = o->dp ? (int)o->dp : r->share.world;
+    bool ok = !o->dp || (r->share.world == 1 && !r->elastic) ||
+              gpt_fail(e,
+                       "--dp %" PRId64
+                       " is one process, and this is rank %d of a job of %d%s: start "
+                       "it without rondo-run, or leave --dp out",
+                       o->dp, r->share.rank, r->share.world, r->elastic ? ", elastic" : "");
+    ok = ok && (o->batch >= parts ||
+                gpt_fail(e, "--batch %" PRId64 " is less than one sequence for each of the %d %s",
+                         o->batch, parts, o->dp ? "devices" : "ranks"));
+    if (!ok) {
+        // None may leave while others still join.
+        r->everywhere = rondo_barrier(r->comm) == RONDO_OK;
+        r->code = 2;
+    }
+    return gpt_worked(r, ok);
+}
+
 bool gpt_set_up(struct gpt_run *r) {
     const struct gpt_options *o = &r->o;
     const struct gpt_shape shape = gpt_options_shape(o);
@@ -176,13 +199,8 @@ bool gpt_set_up(struct gpt_run *r) {
     r->curve.careful = r->elastic;
     r->share = (struct gpt_share){
         .rank = rondo_comm_rank(r->comm), .world = rondo_comm_size(r->comm), .batch = o->batch};
-    if (o->batch < r->share.world) {
-        // None may leave while others still join.
-        r->everywhere = rondo_barrier(r->comm) == RONDO_OK;
-        r->code = 2;
-        return gpt_worked(
-            r, gpt_fail(e, "--batch %" PRId64 " is less than one sequence for each of the %d ranks",
-                        o->batch, r->share.world));
+    if (!check_size(r)) {
+        return false;
     }
     r->progress =
         (struct gpt_progress){.live = o->live || isatty(STDOUT_FILENO), .quiet = o->quiet};
@@ -190,6 +208,6 @@ bool gpt_set_up(struct gpt_run *r) {
            gpt_worked(r, gpt_model_create(&r->model, &shape, (uint64_t)o->seed, e)) &&
            gpt_worked(r, gpt_model_move(&r->model, r->device, e)) &&
            gpt_worked(r, gpt_adamw_create(&r->adamw, &r->model, o->decay, e)) && gpt_make_room(r) &&
-           gpt_samples_open(r) && begin_together(r) && upload(r) && create_ddp(r) &&
-           (!r->elastic || gpt_regroup(r));
+           gpt_samples_open(r) && begin_together(r) && upload(r) &&
+           (o->dp ? gpt_dp_create(r) : create_ddp(r)) && (!r->elastic || gpt_regroup(r));
 }

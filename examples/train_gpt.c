@@ -10,7 +10,8 @@
 //   3. waits for the gradients that are still on their way                    rondo_ddp_finish
 //   4. makes the same optimizer step as all others.                           gpt_adamw_step
 // With --elastic, rondo_ddp_finish() may say that ranks have failed or come again: then the step is
-// repeated with those that there are (gpt_elastic.c).
+// repeated with those that there are (gpt_elastic.c). With --dp N all of it is one process, and what
+// devices do is in gpt_dp.c.
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -25,6 +26,7 @@
 #include "gpt_curve.h"
 #include "gpt_data.h"
 #include "gpt_device.h"
+#include "gpt_dp.h"
 #include "gpt_model.h"
 #include "gpt_options.h"
 #include "gpt_report.h"
@@ -63,6 +65,16 @@ static void catch_signals(void (*handler)(int)) {
 
 // ---- Held-out text ------------------------------------------------------------------------------
 
+// Sum of the losses of r->in[sequences].
+static bool measure(struct gpt_run *r, int sequences, double *sum) {
+    if (r->dp) {
+        return gpt_dp_test(r, sequences, sum);
+    }
+    gpt_forward(&r->model, r->act, r->in, sequences, (int)r->o.context);
+    gpt_measure(r->act, r->target);
+    return gpt_worked(r, gpt_loss(r->act, sum, &r->error));
+}
+
 // Mean loss on the held-out windows, in nats per byte; each rank measures its share of them.
 static bool test(struct gpt_run *r, double *mean) {
     const double start = now();
@@ -77,9 +89,7 @@ static bool test(struct gpt_run *r, double *mean) {
             gpt_held_window(&r->corpus, context, HELD_WINDOWS, i, r->in + at, r->target + at);
         }
         double part;
-        gpt_forward(&r->model, r->act, r->in, n, context);
-        gpt_measure(r->act, r->target);
-        if (!gpt_worked(r, gpt_loss(r->act, &part, &r->error))) {
+        if (!measure(r, n, &part)) {
             return false;
         }
         sum += part;
@@ -129,7 +139,8 @@ static enum gpt_verdict no_number(struct gpt_run *r, const struct gpt_point *poi
 // After backward: adds up what the ranks tell each other, and reduces their gradients. A GPU still
 // computes them meanwhile; it is waited for only until the loss is known.
 static enum gpt_verdict reduce(struct gpt_run *r, double tally[TALLY_SIZE]) {
-    if (r->failed || !gpt_worked(r, gpt_loss(r->act, &tally[TALLY_LOSS], &r->error))) {
+    tally[TALLY_LOSS] = r->loss;
+    if (r->failed || !(r->dp || gpt_worked(r, gpt_loss(r->act, &tally[TALLY_LOSS], &r->error)))) {
         return GPT_OVER;
     }
     tally[TALLY_INTERRUPTED] = interrupted;
@@ -151,6 +162,15 @@ static enum gpt_verdict reduce(struct gpt_run *r, double tally[TALLY_SIZE]) {
     return gpt_succeeded(r, rondo_wait(&request), "a step") ? verdict : GPT_OVER;
 }
 
+static void forward_backward(struct gpt_run *r, int sequences, float scale) {
+    if (r->dp) {
+        (void)gpt_dp_train(r, sequences, scale, &r->loss);
+    } else {
+        gpt_forward(&r->model, r->act, r->in, sequences, (int)r->o.context);
+        gpt_backward(&r->model, r->act, r->target, scale, &r->gradients);
+    }
+}
+
 // Forward, backward, reduction and optimizer. point->train, rate and norm are filled in.
 static enum gpt_verdict train_step(struct gpt_run *r, struct gpt_point *point) {
     const struct gpt_options *o = &r->o;
@@ -161,8 +181,7 @@ static enum gpt_verdict train_step(struct gpt_run *r, struct gpt_point *point) {
         gpt_succeeded(r, RONDO_ERR_INVALID, "dealing out the batch");
         return GPT_OVER;
     }
-    gpt_forward(&r->model, r->act, r->in, sequences, context);
-    gpt_backward(&r->model, r->act, r->target, (float)(1.0 / tokens), &r->gradients);
+    forward_backward(r, sequences, (float)(1.0 / tokens));
     double tally[TALLY_SIZE] = {0};
     const enum gpt_verdict verdict = reduce(r, tally);
     if (verdict != GPT_COUNTS) {
@@ -233,7 +252,7 @@ static bool save(struct gpt_run *r) {
     // What went wrong in a reduction on a GPU shows only now, and would be saved.
     rondo_ddp_stats stats = {.size = sizeof stats};
     return fetch_parameters(r) &&
-           gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reducing gradients") &&
+           (r->dp || gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reducing gradients")) &&
            gpt_worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error));
 }
 
@@ -311,6 +330,11 @@ static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
         return false;
     }
     s->hash = gpt_hash(GPT_HASH_START, r->model.host, r->model.count * sizeof(float));
+    if (r->dp) {
+        s->equal = true;
+        gpt_dp_times(r, &s->replicating, &s->reducing);
+        return true;
+    }
     if (!gpt_compare(r, &s->hash, &odd) ||
         !gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reading statistics")) {
         return false;
@@ -333,6 +357,7 @@ static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
 static struct gpt_summary summary_of(const struct gpt_run *r) {
     return (struct gpt_summary){
         .ranks = r->share.world,
+        .devices = (int)r->o.dp,
         .steps = r->adamw.steps - r->course.first_step,
         .seconds = now() - r->began,
         .speed = speed(r),
@@ -432,6 +457,7 @@ static int leave(struct gpt_run *r, int code) {
     }
     const bool failed = r->failed;
     r->elastic = false; // nobody votes any more
+    gpt_dp_free(r);
     gpt_succeeded(r, rondo_ddp_destroy(r->ddp), "leaving");
     gpt_succeeded(r, rondo_comm_destroy(r->job), "leaving");
     if (code == 0 && r->share.rank == 0 && r->o.sample) {

@@ -221,12 +221,14 @@ static void reduction(void **state) {
         rondo_dp *dp = make(n);
         for (uint64_t rows = 1; rows <= 9; rows++) {
             struct pass pass = {.seed = rows};
+            struct seen seen = {0};
+            ok(rondo_dp_apply(dp, 9, look, &seen)); // an evaluation, on all devices
             ok(rondo_dp_step(dp, rows, write_gradients, &pass));
             compare(dp, rows < (uint64_t)n ? (int)rows : n, rows);
         }
         rondo_dp_stats s = {.size = sizeof s};
         ok(rondo_dp_get_stats(dp, &s));
-        assert_true(s.passes == 9 && s.reductions == 9 && s.replications == 9);
+        assert_true(s.passes == 18 && s.reductions == 9 && s.replications == 9);
         assert_true(s.applying > 0 && (n == 1) == (s.bytes_replicated == 0));
         fails(rondo_dp_reduce(dp), RONDO_ERR_USAGE, "no device had rows");
         ok(rondo_dp_zero_grad(dp));
@@ -255,7 +257,9 @@ static rondo_status accumulate(rondo_dp_part *p, void *arg) {
 static void accumulation(void **state) {
     (void)state;
     rondo_dp *dp = make(3);
+    ok(rondo_dp_apply(dp, 9, accumulate, NULL));
     ok(rondo_dp_zero_grad(dp));
+    fails(rondo_dp_reduce(dp), RONDO_ERR_USAGE, "no device had rows");
     ok(rondo_dp_apply(dp, 30, accumulate, NULL));
     ok(rondo_dp_apply(dp, 1, accumulate, NULL));
     ok(rondo_dp_reduce(dp));

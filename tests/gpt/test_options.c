@@ -39,6 +39,7 @@ static void test_defaults(void **state) {
     assert_int_equal(o.steps, 0);
     assert_true(o.minutes == 1.0);
     assert_int_equal(o.device, GPT_DEVICE_CPU);
+    assert_int_equal(o.dp, 0);
     assert_null(o.checkpoint);
     assert_false(o.quiet);
     gpt_options_free(&o);
@@ -66,6 +67,12 @@ static void test_values(void **state) {
     assert_true(o.rate == 1e-3);
     assert_true(o.quiet && !o.live);
     assert_string_equal(o.plot, "p.svg");
+    gpt_options_free(&o);
+    assert_int_equal(PARSE(&o, &e, "--dp", "4"), GPT_OPTIONS_RUN);
+    assert_true(o.dp == 4 && !o.ddp);
+    gpt_options_free(&o);
+    assert_int_equal(PARSE(&o, &e, "--ddp", "--elastic"), GPT_OPTIONS_RUN);
+    assert_true(o.dp == 0 && o.ddp && o.elastic);
     gpt_options_free(&o);
     assert_int_equal(PARSE(&o, &e, "--seed", "1", "--help"), GPT_OPTIONS_HELP);
 }
@@ -98,6 +105,12 @@ static void test_errors(void **state) {
         {{"--heads", "5"}, "--heads 5 does not divide --dim 96"},
         {{"--save-every", "5"}, "--save-every needs --checkpoint"},
         {{"--minutes", "0"}, "would never end"},
+        {{"--dp", "0"}, "--dp 0: allowed is an integer from 1 to 64"},
+        {{"--dp=65"}, "from 1 to 64"},
+        {{"--dp=2", "--ddp"}, "--dp 2 is one process on the CPU, and does not go with --ddp"},
+        {{"--elastic", "--dp=2"}, "does not go with --elastic"},
+        {{"--dp=2", "--device=cuda"}, "does not go with --device cuda"},
+        {{"--ddp=2"}, "--ddp takes no value"},
         {{"--device", "gpu"}, "--device gpu: allowed is cpu or cuda"},
         {{"--device="}, "cpu or cuda"},
         {{"--device"}, "--device: its value is missing"},
