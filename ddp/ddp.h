@@ -49,11 +49,24 @@ typedef struct rondo_ddp_state {
     size_t bytes;
 } rondo_ddp_state;
 
+// What is broadcast from rank 0 besides parameters, as running means of a normalisation: any type. The memory stays the
+// caller's and must be valid while the ddp object lives; `name` is copied.
+typedef struct rondo_ddp_buffer {
+    const char *name;
+    void *data;
+    size_t count;
+    rondo_type type;
+} rondo_ddp_buffer;
+
+typedef struct rondo_ddp_hook rondo_ddp_hook;
+
+#define RONDO_DDP_BUCKET_AUTO SIZE_MAX // bucket_bytes: tried out in the first steps, see below
+
 typedef struct rondo_ddp_options {
     size_t size;
     size_t first_bucket_bytes; // size of the first bucket; 0 = option ddp_first_bucket (1 MiB)
     size_t bucket_bytes;       // cap of the others; 0 = option ddp_bucket (25 MiB). A single larger
-                               //   parameter gets a bucket of its own.
+                               //   parameter gets a bucket of its own. Or RONDO_DDP_BUCKET_AUTO
     int average;               // 1 = divide by the world size (default), 0 = sum
     int rebuild; // 1 = rebuild once after the first step (default), 0 = keep reverse order
     int device;  // -1 = parameters in host memory (default), else the CUDA device that holds them
@@ -63,8 +76,22 @@ typedef struct rondo_ddp_options {
     void (*restore)(void *arg); // elastic, may be NULL: go back to it
     void *hook_arg;
     const rondo_ddp_state
-        *states;    // elastic: what a newcomer gets besides the parameters, nstates of
-    size_t nstates; //   them; the list is copied, the memory stays the caller's
+        *states;      // elastic: what a newcomer gets besides the parameters, nstates of
+    size_t nstates;   //   them; the list is copied, the memory stays the caller's
+    int find_unused;  // 1 = parameters that take no part in a step are found at its end (default 0)
+    int static_graph; // 1 = each step marks the same parameters as often as the first (default 0)
+    const size_t *
+        rows; // NULL, or for each parameter the rows of it as a matrix; 0: it is none. For PowerSGD, for
+              //   sparse gradients, and compared over ranks. Copied
+    const size_t
+        *sparse; // parameters whose gradients are rows of the matrix, nsparse of them; copied
+    size_t nsparse;
+    const rondo_ddp_buffer *buffers; // nbuffers of them; the list is copied
+    size_t nbuffers;
+    const rondo_ddp_hook
+        *hook; // how buckets are reduced, NULL: all_reduce. Copied; what it holds becomes the ddp
+               //   object's, also when creation fails
+    int shard; // 1 = each rank gets the reduced gradients of its share only, for rondo_zero (default 0)
 } rondo_ddp_options;
 #define RONDO_DDP_OPTIONS_INIT \
     { .size = sizeof(rondo_ddp_options), .average = 1, .rebuild = 1, .device = -1 }
@@ -153,6 +180,223 @@ RONDO_API rondo_status rondo_ddp_commit(rondo_ddp *ddp);
 // Only between steps; must be the same on all ranks. Views are not divided while sync is 0.
 RONDO_API rondo_status rondo_ddp_set_sync(rondo_ddp *ddp, int sync);
 
+// ---- Parameters that take no part ----------------------------------------------------------------
+//
+// Every rank marks every parameter in every step, or:
+//
+// - rondo_ddp_grad_unused(i) says at once that parameter i takes no part here: its gradient counts as zeros.
+// - options.find_unused: what is not marked when rondo_ddp_finish() is called took no part. Its bucket is launched only
+//   then, so prefer rondo_ddp_grad_unused() where the program knows.
+// - options.static_graph: the first step (its first pass, with sync 0) tells how often each parameter is marked; every
+//   later one is the same, which is checked. A gradient is complete at the last mark, so parameters that several layers
+//   share, or that are computed again, may be marked several times; views then accumulate, and of several
+//   rondo_ddp_grad_ready_copy() the last counts. What took no part in the first step is waited for no more. The first
+//   step is reduced in rondo_ddp_finish() as a whole. All ranks must mark alike: RONDO_ERR_MISMATCH names the parameter.
+//
+// With find_unused or static_graph the ranks tell each other what they used, as one byte a parameter beside the last
+// buckets, and wait for it only where it is asked for.
+
+// Says that gradient i takes no part in this step on this rank; zeroes its view. Otherwise as rondo_ddp_grad_ready().
+RONDO_API rondo_status rondo_ddp_grad_unused(rondo_ddp *ddp, size_t i);
+
+// *used = 1 if any rank used parameter i in the last finished step, else 0: its gradient is zeros then, and an
+// optimizer should leave it alone (momentum and weight decay too). With neither find_unused nor static_graph always 1.
+// May block until the ranks have told; the same on all ranks, which need not all call it.
+RONDO_API rondo_status rondo_ddp_grad_used(rondo_ddp *ddp, size_t i, int *used);
+
+// ---- Buffers -------------------------------------------------------------------------------------
+
+// Before forward: gives all ranks the buffers (options.buffers) of rank 0, in join mode of the lowest rank that has
+// input. Creation does it, too. Nothing while sync is 0, or without buffers outside join mode. Collective; blocks.
+RONDO_API rondo_status rondo_ddp_forward(rondo_ddp *ddp);
+
+// ---- Uneven inputs -------------------------------------------------------------------------------
+//
+//   rondo_ddp_join_begin(ddp, NULL);                  // all ranks
+//   while there is input: forward, backward, rondo_ddp_finish(), optimizer step      // some have more than others
+//   rondo_ddp_join_end(ddp);                          // takes part in what the others still do, until all are here
+//
+// A rank that is through contributes zeros to every bucket of the others' steps. Each step begins by telling who has
+// input (a byte a rank, which travels beside backward). The means are over the ranks of the communicator, or with
+// divide_by_initial 0 over those that still have input. At the end parameters and buffers of the lowest rank that made
+// the last step go to all. With options.buffers, rondo_ddp_forward() begins each step. A rank whose input ends between
+// passes of sync 0 makes its last one with sync 1. Not with options.elastic (use rondo_sampler_share()) or a device.
+typedef struct rondo_ddp_join_options {
+    size_t size;
+    int divide_by_initial; // 1 (default): by the world size; 0: by the ranks that have input
+    int stop_early; // 1: the first rank that is through ends it for all: RONDO_END_OF_INPUT (default 0)
+    rondo_status (*shadow)(
+        void *arg); // NULL, or called after each step that this rank only takes part in: where
+                    //   the optimizer has collectives of its own, as rondo_zero_step()
+    void *arg;
+} rondo_ddp_join_options;
+#define RONDO_DDP_JOIN_OPTIONS_INIT \
+    { .size = sizeof(rondo_ddp_join_options), .divide_by_initial = 1 }
+
+// Begins join mode. Only between steps, on all ranks with the same options; NULL = defaults. Does not block.
+RONDO_API rondo_status rondo_ddp_join_begin(rondo_ddp *ddp, const rondo_ddp_join_options *options);
+
+// This rank has no more input. Returns when no rank has; ends join mode. RONDO_OK, or with stop_early
+// RONDO_END_OF_INPUT as the others' rondo_ddp_finish() returns it, whose step does not count; join mode is over then.
+// The text names the first rank that was through. Blocks, each step of the others up to the operations' deadline.
+RONDO_API rondo_status rondo_ddp_join_end(rondo_ddp *ddp);
+
+// ---- Sparse gradients ----------------------------------------------------------------------------
+//
+// Parameters listed in options.sparse (embeddings; options.rows says how many rows) have gradients of a few rows. They
+// are in no bucket: rondo_ddp_finish() gathers indices and values from all ranks and adds up what meets in a row, rank
+// by rank, so the bits depend on nothing else. rondo_ddp_grad() is NULL for them. In host memory only.
+
+// Says that gradient i is `nrows` rows: row[k] (any order, repetitions are added up) has its values at values + k *
+// (count / rows), in the parameter's type. Copies both, dividing on the way. nrows 0 is valid. Does not block.
+RONDO_API rondo_status rondo_ddp_grad_ready_sparse(rondo_ddp *ddp, size_t i, const uint64_t *row,
+                                                   const void *values, size_t nrows);
+
+// After rondo_ddp_finish(): the rows of gradient i that any rank had, ascending, each once, and their values, reduced.
+// Memory of the ddp object, until the next step's first mark. While sync is 0 rows pile up and are there after the next
+// step with sync 1.
+RONDO_API rondo_status rondo_ddp_grad_sparse(const rondo_ddp *ddp, size_t i, const uint64_t **row,
+                                             const void **values, size_t *nrows);
+
+// ---- Clipping ------------------------------------------------------------------------------------
+
+// After rondo_ddp_finish(), in place of nothing else: scales all gradients by max_norm / (norm + 1e-6) when their norm
+// is larger than max_norm. norm_type: 2 (Euclidean) or INFINITY (largest magnitude); adds up in f64 in the order of
+// parameters, so all ranks do the same. *norm (may be NULL): the norm before. With options.shard: of all shares, and
+// collective. RONDO_ERR_INVALID when the norm is not finite: nothing is scaled then. In host memory only.
+RONDO_API rondo_status rondo_ddp_clip_grad_norm(rondo_ddp *ddp, double max_norm, double norm_type,
+                                                double *norm);
+
+// ---- Communication hooks -------------------------------------------------------------------------
+//
+// A hook reduces buckets in place of all_reduce, for example compressed. In each step it is called in rounds:
+//
+//   grad_ready …           round 0 of bucket 0 … round 0 of bucket 1 …         as soon as each is full, must not block
+//   finish                 round 0 of the rest; round 1 of bucket 0, of bucket 1 …; round 2 of those that need it; …
+//
+// RONDO_AGAIN asks for another round, RONDO_OK says that bucket->data is the sum over ranks. A round starts what it
+// communicates on bucket->comm and the next one waits for it: so the second stage of a bucket overlaps with the
+// computation of the next. Rounds come in the same order on all ranks, which therefore must need the same number of them.
+// Gradients are divided by the world size already (options.average). Hooks work on host memory.
+
+// A parameter's gradient in a bucket.
+typedef struct rondo_ddp_slice {
+    size_t param;         // index of the parameter
+    size_t offset, count; // elements
+    size_t rows;          // as in options.rows; 0 where it is no matrix
+} rondo_ddp_slice;
+
+typedef struct rondo_ddp_bucket {
+    size_t size;           // sizeof(rondo_ddp_bucket)
+    size_t index, buckets; // which of how many
+    void *data;            // gradients; what lies between slices is zeros
+    size_t count;          // elements
+    rondo_type type;
+    size_t nslices;
+    const rondo_ddp_slice *slices;
+    uint64_t step;    // steps finished before this one
+    rondo_comm *comm; // for the hook's operations
+    void *work;       // the hook's own, kept from step to step; NULL in a new bucket
+    // Filled in by the hook, for statistics; added up.
+    uint64_t bytes;     // that it handed to collectives
+    double error, norm; // sums of squares: what compression left out, and of the gradient before
+} rondo_ddp_bucket;
+
+struct rondo_ddp_hook {
+    size_t size;
+    const char *name; // for statistics; compared over ranks. Must stay valid
+    rondo_status (*round)(void *state, rondo_ddp_bucket *bucket, int round);
+    // Waits for requests that a step which is given up left behind; keeps what lasts. NULL: there are never any.
+    void (*drain)(void *state, rondo_ddp_bucket *bucket);
+    // The bucket goes away (after drain): frees bucket->work and sets it to NULL. NULL: there is nothing to free.
+    void (*release)(void *state, rondo_ddp_bucket *bucket);
+    void (*destroy)(void *state); // frees the hook's state; may be NULL
+    void *state;
+};
+
+// The hook that all_reduces: what others may end in.
+RONDO_API rondo_ddp_hook rondo_ddp_hook_all_reduce(void);
+
+// Sends gradients as RONDO_F16 or RONDO_BF16, rounded to nearest; f16 saturates at 65504. What goes through it is given
+// to `inner` (NULL: all_reduce) in that type; *inner belongs to the result from here on. Buckets of a type that is no
+// wider go to `inner` as they are. RONDO_ERR_INVALID for another type; *inner is destroyed then.
+RONDO_API rondo_status rondo_ddp_hook_cast(rondo_type type, const rondo_ddp_hook *inner,
+                                           rondo_ddp_hook *out);
+
+typedef struct rondo_powersgd_options {
+    size_t size;
+    int rank;            // of the approximation, 1 to 64; default 1
+    uint64_t start_step; // steps before are reduced whole; default 0
+    int warm_start;      // 1 (default): begin with the last step's factor
+    int error_feedback;  // 1 (default): what was left out is added to the next step's gradient
+    double
+        min_saving; // a matrix is compressed when rows * columns > min_saving * rank * (rows + columns); default 2
+    uint64_t seed; // of the first factor; the same on all ranks
+} rondo_powersgd_options;
+#define RONDO_POWERSGD_OPTIONS_INIT                                                              \
+    {                                                                                            \
+        .size = sizeof(rondo_powersgd_options), .rank = 1, .warm_start = 1, .error_feedback = 1, \
+        .min_saving = 2.0                                                                        \
+    }
+
+// Low-rank gradients: each matrix (options.rows) M becomes P Q', P = M Q orthogonalised, Q = M' P, where P and Q are
+// reduced (Vogels, Karimireddy and Jaggi, "PowerSGD: Practical Low-Rank Gradient Compression for Distributed
+// Optimization", NeurIPS 2019). The rest of a bucket is reduced whole. Both go through `inner` (NULL: all_reduce), so
+// casting and PowerSGD compose either way round; *inner belongs to the result. options NULL = defaults.
+RONDO_API rondo_status rondo_ddp_hook_powersgd(const rondo_powersgd_options *options,
+                                               const rondo_ddp_hook *inner, rondo_ddp_hook *out);
+
+// Destroys a hook that was given to nobody.
+RONDO_API void rondo_ddp_hook_destroy(rondo_ddp_hook *hook);
+
+// ---- Sharded optimizer ---------------------------------------------------------------------------
+//
+// ZeRO stage 1 (Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", SC 2020):
+// with options.shard buckets are reduce-scattered, each rank updates its share of every bucket, whose optimizer state
+// it alone keeps, and the parameters are gathered. Not with a device; not with bucket_bytes RONDO_DDP_BUCKET_AUTO.
+
+typedef struct rondo_zero rondo_zero;
+
+// `count` elements of parameter `param`, from `first` on, that this rank updates.
+typedef struct rondo_zero_piece {
+    size_t param, first, count;
+    void *data;       // the parameter's memory, at `first`
+    const void *grad; // reduced
+    void *
+        state; // count * state_bytes, zeros in the beginning; by arrays: state_arrays arrays of count elements
+} rondo_zero_piece;
+
+typedef struct rondo_zero_options {
+    size_t size;
+    size_t state_bytes;  // bytes of optimizer state an element, in one array; 4 for f32 momentum
+    size_t state_arrays; // how many such arrays; 2 for Adam
+    rondo_status (*update)(void *arg, const rondo_zero_piece *piece);
+    void *arg;
+} rondo_zero_options;
+
+// Creates the sharded optimizer of a ddp object that was created with options.shard; one at a time, before its first
+// step. It ends before the ddp object. Collective; blocks.
+RONDO_API rondo_status rondo_zero_create(rondo_ddp *ddp, const rondo_zero_options *options,
+                                         rondo_zero **zero);
+RONDO_API rondo_status rondo_zero_destroy(rondo_zero *zero);
+
+// After rondo_ddp_finish(): calls update() for each piece of this rank's share, then gathers the parameters. The
+// gradients are gone afterwards. Collective; blocks. The first error of update() is returned on the rank that has it,
+// and aborts for the others.
+RONDO_API rondo_status rondo_zero_step(rondo_zero *zero);
+
+// Bytes of optimizer state that this rank keeps, and what it would keep unsharded.
+RONDO_API rondo_status rondo_zero_bytes(const rondo_zero *zero, size_t *mine, size_t *whole);
+
+// The state of parameter i, array `array`, put together on rank `root`, for a checkpoint: `out` (count * state_bytes;
+// NULL elsewhere). And back from it, where each rank has its own copy, or reads only what it needs; from then on buckets
+// keep their order. Collective; block.
+RONDO_API rondo_status rondo_zero_save(rondo_zero *zero, size_t i, size_t array, int root,
+                                       void *out);
+RONDO_API rondo_status rondo_zero_load(rondo_zero *zero, size_t i, size_t array, const void *from);
+
+// ---- Figures -------------------------------------------------------------------------------------
+
 // Figures of the last finished step and of all steps so far; times in seconds.
 typedef struct rondo_ddp_stats {
     size_t size; // sizeof(rondo_ddp_stats), set by the caller
@@ -167,8 +411,18 @@ typedef struct rondo_ddp_stats {
     uint64_t bytes_sent;     // payload that this rank sent since creation was done, all wires
     uint64_t retries;        // elastic: steps that were repeated
     uint64_t shrinks, grows; // elastic: how often ranks were lost, and were admitted
+    uint64_t hook_bytes;     // hooks: handed to collectives, all steps, of bytes_reduced
+    double
+        hook_error; // hooks: what the last step's compression left out, here: a share of the gradient's norm
+    size_t bucket_bytes; // cap of buckets in use; what RONDO_DDP_BUCKET_AUTO came to
+    int tuning;          // 1 while bucket sizes are tried out
 } rondo_ddp_stats;
 RONDO_API rondo_status rondo_ddp_get_stats(const rondo_ddp *ddp, rondo_ddp_stats *out);
+
+// What PyTorch calls DDP logging data: model, options, buckets before and after the rebuild, times of forward,
+// backward and communication, their overlap, unused parameters, as one JSON object. Writes at most `cap` bytes with the
+// NUL; RONDO_ERR_INVALID, with the size that is needed, when it does not fit. Does not block.
+RONDO_API rondo_status rondo_ddp_logging_data(const rondo_ddp *ddp, char *buf, size_t cap);
 
 // ---- Sampler -------------------------------------------------------------------------------------
 

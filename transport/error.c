@@ -21,6 +21,7 @@ static const struct {
     {RONDO_OK, "RONDO_OK", "success"},
     {RONDO_AGAIN, "RONDO_AGAIN", "in progress, or no resources now: call again"},
     {RONDO_RETRY_STEP, "RONDO_RETRY_STEP", "the group changed: repeat forward and backward"},
+    {RONDO_END_OF_INPUT, "RONDO_END_OF_INPUT", "a rank has no more input, and all stop"},
     {RONDO_ERR_INVALID, "RONDO_ERR_INVALID",
      "an argument or option has a value that is not allowed"},
     {RONDO_ERR_USAGE, "RONDO_ERR_USAGE", "calls in a wrong order, or a handle that was closed"},

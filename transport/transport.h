@@ -24,6 +24,7 @@ typedef enum rondo_status {
     RONDO_OK = 0,
     RONDO_AGAIN = 1,             // in progress or no resources now: call again
     RONDO_RETRY_STEP = 2,        // elastic training: repeat forward and backward
+    RONDO_END_OF_INPUT = 3,      // uneven inputs: a rank has no more, and all stop
     RONDO_ERR_INVALID = -1,      // an argument or option has a value that is not allowed
     RONDO_ERR_USAGE = -2,        // calls in a wrong order, a handle that was closed
     RONDO_ERR_NOMEM = -3,        // memory, memlock or address space ran out

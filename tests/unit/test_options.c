@@ -216,7 +216,7 @@ static void test_table(void **state) {
 
 static void test_status_names(void **state) {
     (void)state;
-    for (int s = RONDO_ERR_INTERNAL; s <= RONDO_RETRY_STEP; s++) {
+    for (int s = RONDO_ERR_INTERNAL; s <= RONDO_END_OF_INPUT; s++) {
         assert_memory_equal(rondo_status_name((rondo_status)s), "RONDO_", 6);
         assert_string_not_equal(rondo_status_name((rondo_status)s), "RONDO_STATUS_UNKNOWN");
         assert_true(strlen(rondo_status_string((rondo_status)s)) > 0);
