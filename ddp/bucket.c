@@ -34,6 +34,9 @@ static void number_by_completion(struct rdi_param *params, size_t n, const size_
         left[b] = buckets[b].params;
     }
     for (size_t i = 0; i < n; i++) {
+        if (params[order[i]].sparse) {
+            continue;
+        }
         size_t b = params[order[i]].bucket;
         if (--left[b] == 0) {
             map[b] = next++;
@@ -45,7 +48,7 @@ static void number_by_completion(struct rdi_param *params, size_t n, const size_
     }
     memcpy(buckets, sorted, nbuckets * sizeof *buckets);
     for (size_t i = 0; i < n; i++) {
-        params[i].bucket = map[params[i].bucket];
+        params[i].bucket = params[i].sparse ? 0 : map[params[i].bucket];
     }
 }
 
@@ -58,6 +61,9 @@ rondo_status rdi_bucket_assign(struct rdi_param *params, size_t n, const size_t 
     rondo_status s = RONDO_OK;
     for (size_t i = 0; i < n && s == RONDO_OK; i++) {
         struct rdi_param *p = &params[order[i]];
+        if (p->sparse) {
+            continue;
+        }
         struct open_bucket *o = &open[p->type];
         size_t limit = emitted == 0 ? first : cap;
         // A parameter that does not fit any more begins a new bucket; a large one gets one of its own.
@@ -108,18 +114,25 @@ bool rdi_bucket_order(const uint64_t *from, size_t n, size_t *order) {
     return true;
 }
 
+void rdi_bucket_pad(const struct rondo_ddp *d, struct rdi_bucket *b, size_t n) {
+    for (size_t i = 0; i < n && d->shard; i++) {
+        size_t share = (size_t)rondo_comm_size(d->world) * (ALIGN / rondo_type_size(b[i].type));
+        b[i].count = (b[i].count + share - 1) / share * share;
+    }
+}
+
 rondo_status rdi_bucket_alloc(struct rondo_ddp *d, struct rdi_bucket *b, size_t n) {
     rondo_status s = RONDO_OK;
     for (size_t i = 0; i < n && s == RONDO_OK; i++) {
         void *mem = NULL;
         s = d->place->alloc(d, b[i].count * rondo_type_size(b[i].type), &mem);
         b[i].mem = mem;
-        b[i].pending = b[i].params;
     }
     return s;
 }
 
 void rdi_bucket_free(struct rondo_ddp *d, struct rdi_bucket *b, size_t n) {
+    rdi_hook_release(d, b, n);
     for (size_t i = 0; b && i < n; i++) {
         d->place->release(d, b[i].mem);
     }

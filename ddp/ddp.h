@@ -187,8 +187,8 @@ RONDO_API rondo_status rondo_ddp_set_sync(rondo_ddp *ddp, int sync);
 // - rondo_ddp_grad_unused(i) says at once that parameter i takes no part here: its gradient counts as zeros.
 // - options.find_unused: what is not marked when rondo_ddp_finish() is called took no part. Its bucket is launched only
 //   then, so prefer rondo_ddp_grad_unused() where the program knows.
-// - options.static_graph: the first step (its first pass, with sync 0) tells how often each parameter is marked; every
-//   later one is the same, which is checked. A gradient is complete at the last mark, so parameters that several layers
+// - options.static_graph: the first step (its last pass, where gradients are accumulated) tells how often each parameter
+//   is marked; every later pass is the same, which is checked. A gradient is complete at the last mark, so parameters that several layers
 //   share, or that are computed again, may be marked several times; views then accumulate, and of several
 //   rondo_ddp_grad_ready_copy() the last counts. What took no part in the first step is waited for no more. The first
 //   step is reduced in rondo_ddp_finish() as a whole. All ranks must mark alike: RONDO_ERR_MISMATCH names the parameter.
@@ -381,7 +381,7 @@ RONDO_API rondo_status rondo_zero_create(rondo_ddp *ddp, const rondo_zero_option
 RONDO_API rondo_status rondo_zero_destroy(rondo_zero *zero);
 
 // After rondo_ddp_finish(): calls update() for each piece of this rank's share, then gathers the parameters. The
-// gradients are gone afterwards. Collective; blocks. The first error of update() is returned on the rank that has it,
+// gradients are zeros afterwards; before, only those of the share are reduced. Collective; blocks. The first error of update() is returned on the rank that has it,
 // and aborts for the others.
 RONDO_API rondo_status rondo_zero_step(rondo_zero *zero);
 
@@ -389,8 +389,8 @@ RONDO_API rondo_status rondo_zero_step(rondo_zero *zero);
 RONDO_API rondo_status rondo_zero_bytes(const rondo_zero *zero, size_t *mine, size_t *whole);
 
 // The state of parameter i, array `array`, put together on rank `root`, for a checkpoint: `out` (count * state_bytes;
-// NULL elsewhere). And back from it, where each rank has its own copy, or reads only what it needs; from then on buckets
-// keep their order. Collective; block.
+// ignored elsewhere). save is collective and blocks. load takes this rank's part of it back from `from`, which is the
+// whole; it does not communicate. Between steps.
 RONDO_API rondo_status rondo_zero_save(rondo_zero *zero, size_t i, size_t array, int root,
                                        void *out);
 RONDO_API rondo_status rondo_zero_load(rondo_zero *zero, size_t i, size_t array, const void *from);

@@ -71,7 +71,7 @@ static rondo_status vote(struct rondo_ddp *d, rondo_status s, struct outcome *ou
     bool mendable = is_mendable(d, why);
     stop_others(d, why, text);
     if (d->comm) {
-        d->place->drain(d);
+        rdi_ddp_drain(d);
     }
     uint64_t flags = (why == RONDO_OK ? VOTE_DONE : 0) | (mendable ? VOTE_MENDABLE : 0);
     s = rdi_comm_agree(d->world, flags, &a);
@@ -103,6 +103,7 @@ static void drop_comm(struct rondo_ddp *d) {
 
 static void replace_world(struct rondo_ddp *d, rondo_comm *next) {
     rondo_comm *old = d->world;
+    rdi_hook_forget(d);
     drop_comm(d);
     d->world = next;
     if (d->own_world) {
@@ -190,6 +191,8 @@ rondo_status rdi_ddp_settle(struct rondo_ddp *d, rondo_status s) {
     }
     // Back to where the step began, before a newcomer gets to see it.
     rdi_ddp_reset_step(d);
+    rdi_usage_reset(d, true);
+    d->tune.on = false;
     s = rdi_ddp_zero(d);
     if (s == RONDO_OK && d->restore) {
         d->restore(d->hook_arg);

@@ -36,10 +36,17 @@ static rondo_status divide(struct rondo_ddp *d, void *to, const void *from, size
     return RONDO_OK;
 }
 
-static uint64_t now_ns(const struct rondo_ddp *d) { return rdi_now(&d->comm->engine->env); }
-
 static rondo_status launch(struct rondo_ddp *d, struct rdi_bucket *b) {
-    b->launched = now_ns(d);
+    if (d->hook.round) {
+        return rdi_hook_launch(d, b);
+    }
+    b->launched = rdi_ddp_now(d);
+    if (d->shard) {
+        size_t share = b->count / (size_t)rondo_comm_size(d->comm);
+        char *mine = b->mem + (size_t)rondo_comm_rank(d->comm) * share * rondo_type_size(b->type);
+        return rondo_reduce_scatter_start(b->mem, mine, share, b->type, RONDO_SUM, d->comm,
+                                          &b->req);
+    }
     return rondo_all_reduce_start(b->mem, b->mem, b->count, b->type, RONDO_SUM, d->comm, &b->req);
 }
 
@@ -61,9 +68,9 @@ static void count_times(struct rondo_ddp *d, uint64_t began) {
 }
 
 static rondo_status finish(struct rondo_ddp *d) {
-    uint64_t began = now_ns(d);
-    rondo_status s = RONDO_OK;
-    for (size_t b = 0; b < d->nbuckets; b++) {
+    uint64_t began = rdi_ddp_now(d);
+    rondo_status s = d->hook.round ? rdi_hook_finish(d) : RONDO_OK;
+    for (size_t b = 0; b < d->nbuckets && !d->hook.round; b++) {
         rondo_status w = rdi_wait_stamped(&d->buckets[b].req, &d->buckets[b].finished);
         s = s == RONDO_OK ? w : s;
     }

@@ -12,8 +12,9 @@
 #include <string.h>
 
 struct hello {
-    uint64_t fresh, origin, rebuilt, steps; // of this rank
-    uint64_t elastic, average, rebuild, first_bytes, cap_bytes, nstates, state_bytes;
+    uint64_t fresh, origin, rebuilt, steps, learned, cap; // of this rank
+    uint64_t elastic, average, rebuild, first_bytes, cap_bytes, nstates, state_bytes, find_unused,
+        static_graph, shard, hook, buffers, sparse;
 };
 #define OPTIONS_AT offsetof(struct hello, elastic) // from here on the same on all ranks
 
@@ -26,17 +27,39 @@ static void fill(const struct rondo_ddp *d, struct hello *h) {
                         .average = d->average,
                         .rebuild = d->rebuild,
                         .first_bytes = d->first_bytes,
-                        .cap_bytes = d->cap_bytes,
-                        .nstates = d->nstates};
+                        .cap_bytes = d->asked_bytes,
+                        .nstates = d->nstates,
+                        .learned = d->learned,
+                        .cap = d->cap_bytes,
+                        .find_unused = d->find_unused,
+                        .static_graph = d->static_graph,
+                        .shard = d->shard,
+                        .hook = d->hook.round ? rdi_ddp_hash(d->hook.name) : 0};
+    for (size_t i = 0; i < d->nbuffers; i++) {
+        h->buffers = rdi_mix(h->buffers, rdi_mix(d->buffers[i].count, d->buffers[i].type));
+    }
+    for (size_t i = 0; i < d->nsparse; i++) {
+        h->sparse = rdi_mix(h->sparse, d->sparse[i].param + 1);
+    }
     for (size_t i = 0; i < d->nstates; i++) {
         h->state_bytes = rdi_mix(h->state_bytes, d->states[i].bytes);
     }
 }
 
 static rondo_status compare(struct rondo_ddp *d, const struct hello *all, int n) {
-    static const char *const names[] = {
-        "elastic",      "average", "rebuild",        "first_bucket_bytes",
-        "bucket_bytes", "nstates", "sizes of states"};
+    static const char *const names[] = {"elastic",
+                                        "average",
+                                        "rebuild",
+                                        "first_bucket_bytes",
+                                        "bucket_bytes",
+                                        "nstates",
+                                        "sizes of states",
+                                        "find_unused",
+                                        "static_graph",
+                                        "shard",
+                                        "hook",
+                                        "number, sizes and types of buffers",
+                                        "sparse"};
     const size_t words = (sizeof *all - OPTIONS_AT) / 8;
     _Static_assert(sizeof names / sizeof names[0] == (sizeof *all - OPTIONS_AT) / 8,
                    "a name for each option");
@@ -81,9 +104,12 @@ static rondo_status put(struct parcel *p, void *data, size_t count, rondo_type t
 
 static rondo_status put_all(struct parcel *p, uint64_t *order) {
     struct rondo_ddp *d = p->d;
-    rondo_status s = put(p, order, d->nparams, RONDO_U64);
+    rondo_status s = put(p, order, 2 * d->nparams, RONDO_U64);
     for (size_t i = 0; i < d->nparams && s == RONDO_OK; i++) {
         s = put(p, d->params[i].data, d->params[i].count, d->params[i].type);
+    }
+    for (size_t i = 0; i < d->nbuffers && s == RONDO_OK; i++) {
+        s = put(p, d->buffers[i].data, d->buffers[i].count, d->buffers[i].type);
     }
     for (size_t i = 0; i < d->nstates && s == RONDO_OK; i++) {
         s = put(p, d->states[i].data, d->states[i].bytes, RONDO_U8);
@@ -94,7 +120,7 @@ static rondo_status put_all(struct parcel *p, uint64_t *order) {
 static rondo_status exchange(struct rondo_ddp *d, const struct hello *all, int root,
                              uint64_t *order) {
     int n = rondo_comm_size(d->comm), me = rondo_comm_rank(d->comm);
-    size_t each = 1 + d->nparams + d->nstates;
+    size_t each = 1 + d->nparams + d->nbuffers + d->nstates;
     struct parcel p = {.d = d, .out = me == root, .peer = root};
     size_t peers = p.out ? (size_t)n : 1;
     rondo_status s = RONDO_OK;
@@ -122,7 +148,14 @@ static rondo_status adopt(struct rondo_ddp *d, const struct hello *from, const u
     } else if (!rdi_bucket_order(order, d->nparams, list)) {
         s = rdi_fail(RONDO_ERR_INTERNAL, "the order of parameters that a peer sent is none");
     } else {
+        d->cap_bytes = (size_t)from->cap;
+        d->learned = from->learned != 0;
+        for (size_t i = 0; i < d->nparams; i++) {
+            d->params[i].expected = (uint32_t)order[d->nparams + i];
+        }
+        d->tune.on = false;
         s = rdi_ddp_relayout(d, list);
+        rdi_ddp_reset_step(d);
     }
     free(list);
     if (s == RONDO_OK) {
@@ -134,13 +167,15 @@ static rondo_status adopt(struct rondo_ddp *d, const struct hello *from, const u
 }
 
 static rondo_status hand_over(struct rondo_ddp *d, const struct hello *all, int root) {
-    uint64_t *order = malloc((d->nparams + 1) * sizeof *order);
+    // Besides the order, how often a static graph marks each parameter.
+    uint64_t *order = malloc((2 * d->nparams + 1) * sizeof *order);
     if (!order) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory for the order of %zu parameters",
                         d->nparams);
     }
     for (size_t i = 0; i < d->nparams; i++) {
         order[i] = d->layout[i];
+        order[d->nparams + i] = d->params[i].expected;
     }
     rondo_status s = RONDO_OK;
     if (d->fresh || rondo_comm_rank(d->comm) == root) {
@@ -173,6 +208,7 @@ rondo_status rdi_ddp_hand_over(struct rondo_ddp *d) {
         s = hand_over(d, all, holder);
     } else if (origin >= 0) {
         s = rdi_ddp_broadcast(d, origin);
+        s = s == RONDO_OK ? rdi_ddp_broadcast_buffers(d, origin) : s;
     } else {
         d->hopeless = true;
         s = rdi_fail(RONDO_ERR_PEER,

@@ -14,6 +14,12 @@ static uint64_t piece(struct rondo_ddp *d, enum rdi_trace_step step) {
         rdi_trace_step(d->comm, step, d->stats.steps, d->traced, now);
     }
     d->traced = now;
+    // For rondo_ddp_logging_data(), whether there is a trace or not.
+    uint64_t at = rdi_ddp_now(d);
+    if (d->last && at > d->last) {
+        d->seconds[step - RDI_STEP_FORWARD] += (double)(at - d->last) * 1e-9;
+    }
+    d->last = at;
     return now;
 }
 

@@ -2,15 +2,16 @@
 // Before training: all ranks have the same parameters, and rank 0's values.
 #include "ddp/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 // What ranks compare of one parameter.
 struct shape {
-    uint64_t name_hash, count, type;
+    uint64_t name_hash, count, type, rows;
 };
 
-static uint64_t hash_name(const char *s) {
+uint64_t rdi_ddp_hash(const char *s) {
     uint64_t h = UINT64_C(0xcbf29ce484222325); // FNV-1a
     for (; *s; s++) {
         h = (h ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
@@ -38,17 +39,41 @@ static rondo_status same_number(struct rondo_ddp *d) {
     return s;
 }
 
-static rondo_status differs(const struct rondo_ddp *d, size_t i, int r, const struct shape *a,
+#define NAME_MAX_SHOWN 64
+
+// How rank r describes parameter i: "64 x float, 8 rows, "layer.w"".
+static void describe(char *out, size_t cap, const struct shape *s, const char *name) {
+    const char *type = rondo_type_name((rondo_type)s->type);
+    int n = snprintf(out, cap, "%llu x %s", (unsigned long long)s->count, type ? type : "unknown");
+    if (s->rows && n > 0 && (size_t)n < cap) {
+        n += snprintf(out + n, cap - (size_t)n, ", %llu rows", (unsigned long long)s->rows);
+    }
+    if (n > 0 && (size_t)n < cap) {
+        snprintf(out + n, cap - (size_t)n, ", \"%s\"", name);
+    }
+}
+
+// All ranks have found the same difference, between ranks 0 and r; these two tell the others the names.
+static rondo_status differs(struct rondo_ddp *d, size_t i, int r, const struct shape *a,
                             const struct shape *b) {
-    const char *ta = rondo_type_name((rondo_type)a->type),
-               *tb = rondo_type_name((rondo_type)b->type);
+    char names[2][NAME_MAX_SHOWN], first[160], second[160];
+    rondo_status s = RONDO_OK;
+    for (int k = 0; k < 2 && s == RONDO_OK; k++) {
+        snprintf(names[k], NAME_MAX_SHOWN, "%s", d->params[i].name);
+        s = rondo_broadcast(names[k], names[k], NAME_MAX_SHOWN, RONDO_U8, k ? r : 0, d->comm);
+        names[k][NAME_MAX_SHOWN - 1] = '\0';
+    }
+    if (s != RONDO_OK) {
+        return s;
+    }
+    describe(first, sizeof first, a, names[0]);
+    describe(second, sizeof second, b, names[1]);
     return rdi_fail(
         RONDO_ERR_MISMATCH,
-        "the models differ at parameter %zu (\"%s\" on rank %d): rank 0 has %llu x %s, rank %d has "
-        "%llu x %s%s; build the same model on all ranks",
-        i, d->params[i].name, rondo_comm_rank(d->comm), (unsigned long long)a->count,
-        ta ? ta : "unknown", r, (unsigned long long)b->count, tb ? tb : "unknown",
-        a->name_hash != b->name_hash ? " and another name" : "");
+        "the models differ at parameter %zu: rank 0 has %s; rank %d has %s. Build the same "
+        "model, with parameters in the same order, on all ranks: does its size depend on the "
+        "rank, or on what is random?",
+        i, first, r, second);
 }
 
 rondo_status rdi_ddp_verify(struct rondo_ddp *d) {
@@ -66,7 +91,7 @@ rondo_status rdi_ddp_verify(struct rondo_ddp *d) {
     }
     for (size_t i = 0; i < d->nparams; i++) {
         const struct rdi_param *p = &d->params[i];
-        mine[i] = (struct shape){hash_name(p->name), p->count, p->type};
+        mine[i] = (struct shape){rdi_ddp_hash(p->name), p->count, p->type, p->rows};
     }
     s = rondo_all_gather(mine, all, d->nparams * words, RONDO_U64, d->comm);
     // Every rank looks at everything, so that all give the same error for the same parameter.
