@@ -238,6 +238,7 @@ void rdi_comm_free(struct rondo_comm *c, bool bye) {
     free(c->hash);
     free(c->world);
     free(c->p2p_seq);
+    free(atomic_load(&c->sent));
     free(c->failure.failed);
     free(c);
 }

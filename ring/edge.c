@@ -53,6 +53,9 @@ rondo_status rdi_flow_add_on(struct rondo_request *r, bool out, int peer, int ch
     if (s != RONDO_OK) {
         return s;
     }
+    if (!out && channel == RDI_CH_P2P) {
+        rdi_comm_note_sent(r->comm, peer, false);
+    }
     struct rdi_flow *f = &r->flows[r->nflows++];
     *f = (struct rdi_flow){
         .req = r, .edge = e, .index = index, .out = out, .total = total, .ready = ready};
@@ -184,6 +187,9 @@ void rdi_edge_check_unclaimed(struct rdi_edge *e) {
     struct rdi_sig sig;
     memcpy(&sig, m.sig, sizeof sig);
     rdi_comm_check_sig(e->comm, e->peer, &sig);
+    if (e->channel == RDI_CH_P2P) {
+        rdi_comm_note_sent(e->comm, e->peer, true);
+    }
 }
 
 // ---- Sending -------------------------------------------------------------------------------------

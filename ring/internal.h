@@ -251,6 +251,8 @@ struct rondo_comm {
     uint64_t plan_hash;
     uint64_t seq, split_seq; // collectives seen by the engine; splits made by the caller
     uint64_t *p2p_seq;       // [2 * size]: sends to, receives from each rank; NULL until used
+    _Atomic uint8_t
+        *_Atomic sent; // [size]: what it sent waits for a recv here; NULL until that happens
     unsigned nearly;
     struct rdi_edge *edges; // all
     struct rdi_edge **hash; // chains by (peer, channel, direction)
@@ -354,6 +356,8 @@ rondo_status rdi_elastic_enter(struct rdi_engine *e, struct rondo_comm **out);
 void rdi_edge_free(struct rdi_edge *e, bool bye);
 int rdi_edge_progress(struct rdi_edge *e, uint64_t now);
 void *rdi_edge_land(struct rdi_edge *e, uint64_t tag, uint32_t len);
+// A rank's send waits here for a recv, or does no more (probe.c).
+void rdi_comm_note_sent(struct rondo_comm *c, int peer, bool waits);
 void rdi_edge_check_unclaimed(struct rdi_edge *e);
 
 // op.c

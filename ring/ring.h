@@ -291,6 +291,12 @@ RONDO_API rondo_status rondo_recv(void *buf, size_t count, rondo_type type, int 
 RONDO_API rondo_status rondo_recv_start(void *buf, size_t count, rondo_type type, int peer,
                                         rondo_comm *comm, rondo_request **req);
 
+// Waits until something from rank `peer`, or with peer -1 from any rank, has come that no recv was called for here yet, at
+// most timeout_ms (0: only looks), driving progress inline; *from is the rank that sent it. So a program can receive
+// from whoever sends first, or look before it knows where to put what comes. Sends of host memory only. Any thread; two
+// that probe for the same peer may see the same send. RONDO_AGAIN when the time passed and nothing has come.
+RONDO_API rondo_status rondo_probe(rondo_comm *comm, int peer, int timeout_ms, int *from);
+
 // ---- Device memory (CUDA) ------------------------------------------------------------------------
 //
 // The calls below take buffers in device memory and a stream, and return at once: the collective is ordered
