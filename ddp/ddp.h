@@ -360,10 +360,9 @@ typedef struct rondo_zero rondo_zero;
 // `count` elements of parameter `param`, from `first` on, that this rank updates.
 typedef struct rondo_zero_piece {
     size_t param, first, count;
-    void *data;       // the parameter's memory, at `first`
-    const void *grad; // reduced
-    void *
-        state; // count * state_bytes, zeros in the beginning; by arrays: state_arrays arrays of count elements
+    void *data;         // the parameter's memory, at `first`
+    const void *grad;   // reduced
+    void *const *state; // state_arrays arrays, each of count * state_bytes bytes; zeros at first
 } rondo_zero_piece;
 
 typedef struct rondo_zero_options {
