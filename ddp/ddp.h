@@ -317,7 +317,8 @@ struct rondo_ddp_hook {
 // The hook that all_reduces: what others may end in.
 RONDO_API rondo_ddp_hook rondo_ddp_hook_all_reduce(void);
 
-// Sends gradients as RONDO_F16 or RONDO_BF16, rounded to nearest; f16 saturates at 65504. What goes through it is given
+// Sends gradients as RONDO_F16 or RONDO_BF16, rounded to nearest; finite values saturate at 65504 in f16, infinities and
+// NaNs stay (so does what overflows in the sum of f16: it is infinite). What goes through it is given
 // to `inner` (NULL: all_reduce) in that type; *inner belongs to the result from here on. Buckets of a type that is no
 // wider go to `inner` as they are. RONDO_ERR_INVALID for another type; *inner is destroyed then.
 RONDO_API rondo_status rondo_ddp_hook_cast(rondo_type type, const rondo_ddp_hook *inner,
@@ -342,7 +343,11 @@ typedef struct rondo_powersgd_options {
 // Low-rank gradients: each matrix (options.rows) M becomes P Q', P = M Q orthogonalised, Q = M' P, where P and Q are
 // reduced (Vogels, Karimireddy and Jaggi, "PowerSGD: Practical Low-Rank Gradient Compression for Distributed
 // Optimization", NeurIPS 2019). The rest of a bucket is reduced whole. Both go through `inner` (NULL: all_reduce), so
-// casting and PowerSGD compose either way round; *inner belongs to the result. options NULL = defaults.
+// casting and PowerSGD compose either way round; *inner belongs to the result. options NULL = defaults. Buckets of f16 and
+// bf16 are computed in f32; those of 8 bits go to `inner` as they are. With error feedback it keeps two copies of the
+// matrices. Errors and factors end with their bucket: the rebuild after the first step drops those of that step. A matrix
+// with an element that is not finite becomes NaNs on all ranks, in that step only. RONDO_ERR_INVALID for an option out of
+// range; *inner is destroyed then.
 RONDO_API rondo_status rondo_ddp_hook_powersgd(const rondo_powersgd_options *options,
                                                const rondo_ddp_hook *inner, rondo_ddp_hook *out);
 
