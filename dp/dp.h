@@ -13,7 +13,7 @@
 // computed together again.
 //
 // DP or DDP? DP needs no launcher and no second process, and that is what it is for: a program that has one process,
-// and a few devices. DDP (<rondo/ddp.h>) is the faster one: in DP the parameters go out and the gradients come in while
+// and a few devices. DDP (<rondo/ddp.h>) is the faster one as a rule: in DP the parameters go out and the gradients come in while
 // nothing is computed, and the optimizer runs on one device while the others wait. The API's steps are the same to
 // rounding, so changing over changes no result.
 //

@@ -144,6 +144,7 @@ static bool choose(struct gpt_cuda *g, int local_rank) {
         !gpt_cuda_ok(g, g->cu.device_name(name, sizeof name, g->gpu), "choosing a device")) {
         return false;
     }
+    g->devices = devices;
     snprintf(g->device.name, sizeof g->device.name, "CUDA device %d, %s", g->device.ordinal, name);
     return true;
 }
@@ -266,3 +267,5 @@ struct gpt_device *gpt_cuda_open(int local_rank, struct gpt_error *e) {
     }
     return &g->device;
 }
+
+int gpt_cuda_count(struct gpt_device *d) { return of(d)->devices; }

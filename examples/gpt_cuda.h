@@ -83,7 +83,8 @@ struct gpt_cuda {
     struct gpt_device device; // first: the table's functions get its address
     struct gpt_driver cu;
     struct gpt_blas blas;
-    int gpu; // the driver's handle
+    int gpu;     // the driver's handle
+    int devices; // that it sees
     void *context, *module, *kernel[GPT_KERNEL_COUNT], *handle;
     void *loss_known, *norm_known;       // events
     struct gpt_results *results, *there; // pinned host memory; the device's

@@ -103,4 +103,7 @@ struct gpt_device *gpt_cpu_create(struct gpt_error *e);
 // no cuBLAS, no device, or a build without kernels. The caller ends it with does->close().
 struct gpt_device *gpt_cuda_open(int local_rank, struct gpt_error *e);
 
+// How many CUDA devices there are for it to choose of, as one that is open knows.
+int gpt_cuda_count(struct gpt_device *d);
+
 #endif

@@ -38,7 +38,7 @@ static const struct row table[] = {
      "who computes: cpu, or cuda, a GPU for each rank of a host in turn (cpu)"},
     {"ddp", FLAG, AT(ddp), 0, 0, NULL, "one process for each device, with DDP (default)"},
     {"dp", INTEGER, AT(dp), 1, RONDO_DP_MAX_DEVICES, NULL,
-     "instead: N sets of processors in one process, a thread and a replica for each"},
+     "N devices in one process, a thread for each, instead"},
     {"batch", INTEGER, AT(batch), 1, 65536, "32", "sequences a step, of all ranks together"},
     {"steps", INTEGER, AT(steps), 0, 1e12, "0", "stop after so many steps (0 = no limit)"},
     {"minutes", REAL, AT(minutes), 0, 1e6, NULL,
@@ -174,12 +174,9 @@ static bool check(struct gpt_options *o, struct gpt_error *e) {
     if (o->save_every && !o->checkpoint) {
         return gpt_fail(e, "--save-every needs --checkpoint FILE to save to");
     }
-    if (o->dp && (o->ddp || o->elastic || o->device == GPT_DEVICE_CUDA)) {
-        return gpt_fail(e, "--dp %lld is one process on the CPU, and does not go with %s",
-                        (long long)o->dp,
-                        o->ddp       ? "--ddp"
-                        : o->elastic ? "--elastic"
-                                     : "--device cuda");
+    if (o->dp && (o->ddp || o->elastic)) {
+        return gpt_fail(e, "--dp %lld is one process, and does not go with --%s", (long long)o->dp,
+                        o->ddp ? "ddp" : "elastic");
     }
     if (isnan(o->minutes)) {
         o->minutes = o->steps ? 0.0 : 1.0;

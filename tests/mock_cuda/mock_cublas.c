@@ -4,6 +4,7 @@
 #include "tests/mock_cuda/mock_cuda.h"
 
 #include <cblas.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,12 +99,17 @@ static const float *there(const struct matrix *m, int i) {
     return mock_cuda_range((uintptr_t)(m->at + i * m->stride), floats * sizeof(float));
 }
 
+// Streams are threads, and an OpenBLAS that is built for one mixes up their memory.
+static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+
 static void multiply(void *arg) {
     struct work *w = arg;
     for (int i = 0; i < w->count; i++) {
         float *c = (float *)(uintptr_t)there(&w->c, i);
+        pthread_mutex_lock(&one_at_a_time);
         cblas_sgemm(CblasColMajor, w->ta, w->tb, w->m, w->n, w->k, w->alpha, there(&w->a, i),
                     w->a.ld, there(&w->b, i), w->b.ld, w->beta, c, w->c.ld);
+        pthread_mutex_unlock(&one_at_a_time);
     }
     free(w);
 }
