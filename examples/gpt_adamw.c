@@ -65,26 +65,49 @@ static void clip(struct gpt_device *d, const struct gpt_model *model,
     d->does->clip(d, limit);
 }
 
+static struct gpt_update update_of(const struct gpt_adamw *o, const struct gpt_tensor *t,
+                                   float rate) {
+    // The moments start at 0; `unbias` takes that bias out.
+    return (struct gpt_update){
+        .rate = rate,
+        .decay = t->matrix ? o->decay : 0.0f,
+        .beta1 = o->beta1,
+        .beta2 = o->beta2,
+        .unbias1 = (float)(1.0 / (1.0 - pow((double)o->beta1, (double)o->steps))),
+        .unbias2 = (float)(1.0 / (1.0 - pow((double)o->beta2, (double)o->steps))),
+        .epsilon = o->epsilon,
+    };
+}
+
+void gpt_adamw_piece(const struct gpt_adamw *o, const struct gpt_model *model, size_t i,
+                     size_t first, size_t count, const float *gradient, float *m, float *v,
+                     float rate) {
+    const struct gpt_update u = update_of(o, &model->tensor[i], rate);
+    o->device->does->adamw(o->device, model->tensor[i].data + first, m, v, gradient, count, &u);
+}
+
+void gpt_adamw_drop(struct gpt_adamw *o) {
+    free(o->host_m);
+    free(o->host_v);
+    o->m = o->v = o->host_m = o->host_v = NULL;
+}
+
+bool gpt_adamw_make_room(struct gpt_adamw *o, struct gpt_error *e) {
+    gpt_adamw_drop(o);
+    o->m = o->host_m = calloc(o->count, sizeof *o->host_m);
+    o->v = o->host_v = calloc(o->count, sizeof *o->host_v);
+    return (o->host_m && o->host_v) || gpt_fail(e, "no memory for the moments of a checkpoint");
+}
+
 void gpt_adamw_step(struct gpt_adamw *o, struct gpt_model *model,
                     const struct gpt_gradients *gradients, float rate, double limit) {
     struct gpt_device *d = o->device;
     o->steps++;
     clip(d, model, gradients, limit);
-    // The moments start at 0; these factors take that bias out.
-    const float unbias1 = (float)(1.0 / (1.0 - pow((double)o->beta1, (double)o->steps)));
-    const float unbias2 = (float)(1.0 / (1.0 - pow((double)o->beta2, (double)o->steps)));
     for (size_t i = 0; i < model->tensors; i++) {
         const struct gpt_tensor *t = &model->tensor[i];
         const size_t at = (size_t)(t->data - model->params);
-        const struct gpt_update u = {
-            .rate = rate,
-            .decay = t->matrix ? o->decay : 0.0f,
-            .beta1 = o->beta1,
-            .beta2 = o->beta2,
-            .unbias1 = unbias1,
-            .unbias2 = unbias2,
-            .epsilon = o->epsilon,
-        };
+        const struct gpt_update u = update_of(o, t, rate);
         d->does->adamw(d, t->data, o->m + at, o->v + at, gradients->where(gradients->arg, i),
                        t->count, &u);
     }

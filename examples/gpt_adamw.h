@@ -36,6 +36,15 @@ void gpt_adamw_step(struct gpt_adamw *o, struct gpt_model *model,
                     const struct gpt_gradients *gradients, float rate, double limit);
 bool gpt_adamw_norm(const struct gpt_adamw *o, double *norm, struct gpt_error *e);
 
+// For a sharded optimizer on the CPU: `count` elements of tensor i, from `first` on, with moments that
+// are kept elsewhere. steps is already that of this step.
+void gpt_adamw_piece(const struct gpt_adamw *o, const struct gpt_model *model, size_t i,
+                     size_t first, size_t count, const float *gradient, float *m, float *v,
+                     float rate);
+// Gives the memory of all moments back, and gets it again (zeros).
+void gpt_adamw_drop(struct gpt_adamw *o);
+bool gpt_adamw_make_room(struct gpt_adamw *o, struct gpt_error *e);
+
 // Learning rate of a step: rises linearly over `warmup` steps to `peak`, multiplied by a cosine
 // that falls from 1 at progress 0 to `floor` at progress 1. Pure.
 double gpt_learning_rate(double peak, double floor, uint64_t step, uint64_t warmup,

@@ -67,7 +67,9 @@ static const struct row table[] = {
      "file, .RANK added, for the windows of each step that counted"},
     {"threads", INTEGER, AT(threads), 1, 1024, "1", "threads of the BLAS in each rank"},
     {"bucket", INTEGER, AT(bucket), 4, 1048576, "512",
-     "KiB of gradients that are reduced together"},
+     "KiB of gradients that are reduced together; auto tries sizes out"},
+    {"zero", FLAG, AT(zero), 0, 0, NULL,
+     "each rank keeps the optimizer's state of its share only (ZeRO stage 1)"},
     {"live", FLAG, AT(live), 0, 0, NULL, "rewrite one line of progress (default on a terminal)"},
     {"quiet", FLAG, AT(quiet), 0, 0, NULL, "no progress, only the report"},
 };
@@ -118,6 +120,11 @@ static bool set(const struct row *r, struct gpt_options *o, const char *text, st
     void *field = (char *)o + r->field;
     switch (r->kind) {
     case INTEGER:
+        if (r->field == AT(bucket) && strcmp(text, "auto") == 0) {
+            *(int64_t *)field = GPT_BUCKET_AUTO;
+            return true;
+        }
+        return set_number(r, text, field, e);
     case REAL:
         return set_number(r, text, field, e);
     case TEXT:
@@ -177,6 +184,17 @@ static bool check(struct gpt_options *o, struct gpt_error *e) {
     if (o->dp && (o->ddp || o->elastic)) {
         return gpt_fail(e, "--dp %lld is one process, and does not go with --%s", (long long)o->dp,
                         o->ddp ? "ddp" : "elastic");
+    }
+    if (o->zero && (o->dp || o->elastic || o->device == GPT_DEVICE_CUDA)) {
+        return gpt_fail(e, "--zero does not go with %s",
+                        o->dp        ? "--dp, which has one optimizer"
+                        : o->elastic ? "--elastic: the share of a rank that is lost would be lost. "
+                                       "Save with --checkpoint and --save-every, and --resume"
+                                     : "--device cuda");
+    }
+    if (o->bucket == GPT_BUCKET_AUTO && (o->zero || o->device == GPT_DEVICE_CUDA)) {
+        return gpt_fail(e, "--bucket auto does not go with %s: give a size in KiB",
+                        o->zero ? "--zero" : "--device cuda");
     }
     if (isnan(o->minutes)) {
         o->minutes = o->steps ? 0.0 : 1.0;
@@ -243,6 +261,7 @@ uint64_t gpt_options_hash(const struct gpt_options *o) {
             hash = gpt_hash(hash, (const char *)o + table[i].field, sizeof(int64_t));
         }
     }
+    hash = gpt_hash(hash, &o->zero, sizeof o->zero);
     return gpt_hash(hash, &o->device, sizeof o->device);
 }
 

@@ -11,6 +11,8 @@
 
 enum gpt_device_option { GPT_DEVICE_CPU, GPT_DEVICE_CUDA };
 
+enum { GPT_BUCKET_AUTO = 0 }; // --bucket auto
+
 struct gpt_options {
     // Files to train on: `files` words of the command line. None = the default corpus.
     const char **data;
@@ -26,7 +28,7 @@ struct gpt_options {
     int64_t eval_every, save_every, sample;
     double temperature;
     const char *checkpoint, *resume, *plot, *csv, *trace, *samples; // NULL = none
-    bool live, quiet, elastic, ddp;
+    bool live, quiet, elastic, ddp, zero;
 };
 
 enum gpt_options_result { GPT_OPTIONS_RUN, GPT_OPTIONS_HELP, GPT_OPTIONS_WRONG };

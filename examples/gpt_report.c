@@ -98,6 +98,14 @@ void gpt_report(const struct gpt_summary *s) {
     }
     printf("  speed          %.0f tokens/s (a token is a byte)\n", s->speed);
     print_communication(s);
+    if (s->all_moments) {
+        printf("  optimizer      %.2f MiB of moments a rank, of %.2f MiB: 1/%.2f\n",
+               (double)s->moments / 1048576.0, (double)s->all_moments / 1048576.0,
+               (double)s->all_moments / (double)s->moments);
+    }
+    if (s->bucket) {
+        printf("  buckets        of %.0f KiB came out fastest\n", (double)s->bucket / 1024.0);
+    }
     if (s->equal) {
         printf("  parameters     hash %016" PRIx64 "%s\n", s->hash,
                s->ranks == 1 ? "" : ", the same on all ranks");

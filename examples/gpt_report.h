@@ -42,6 +42,8 @@ struct gpt_summary {
     double replicating, reducing; // seconds, with --dp
     uint64_t reduced;             // gradient bytes, of each rank
     uint64_t sent;                // bytes that the busiest rank sent for them
+    size_t moments, all_moments;  // bytes of the optimizer on this rank, with --zero; of all ranks
+    size_t bucket;                // bytes that --bucket auto came to; 0 = it was not asked for
     uint64_t hash;
     bool equal;                       // the same hash on all ranks
     const char *device;               // that computed; empty = the CPU

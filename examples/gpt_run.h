@@ -41,6 +41,8 @@ struct gpt_run {
     rondo_comm *job;      // from rondo_init()
     rondo_comm *comm;     // of the ranks that take part now
     rondo_ddp *ddp;
+    rondo_zero *zero;       // with --zero
+    float rate;             // with --zero: of the step that is made
     struct gpt_dp *dp;      // with --dp; there is no DDP then
     struct gpt_share share; // rank, world size, global batch
     struct gpt_gradients gradients;
@@ -98,5 +100,13 @@ bool gpt_samples_add(struct gpt_run *r, uint64_t step);
 // From options, text and communicator to ranks that are ready to train, all with the same
 // parameters. Collective.
 bool gpt_set_up(struct gpt_run *r);
+
+// ---- Sharded optimizer (gpt_zero.c) -------------------------------------------------------------
+//
+// All of it is collective. step: clips and updates; a norm that is no number is left to the caller.
+// fetch: the moments of all to rank 0, for a checkpoint; gpt_adamw_drop() afterwards.
+bool gpt_zero_create(struct gpt_run *r);
+bool gpt_zero_step(struct gpt_run *r, double rate, double limit, double *norm);
+bool gpt_zero_fetch(struct gpt_run *r);
 
 #endif

@@ -60,7 +60,12 @@ static bool create_ddp(struct gpt_run *r) {
     options.average = 0;
     options.device = r->device->ordinal;
     options.stream = r->device->stream;
-    options.first_bucket_bytes = options.bucket_bytes = (size_t)r->o.bucket << 10;
+    if (r->o.bucket == GPT_BUCKET_AUTO) {
+        options.bucket_bytes = RONDO_DDP_BUCKET_AUTO;
+    } else {
+        options.first_bucket_bytes = options.bucket_bytes = (size_t)r->o.bucket << 10;
+    }
+    options.shard = r->o.zero;
     // What a rank that comes later needs besides parameters. Nothing has to be saved for a step that
     // is repeated: it is a function of parameters and its number.
     const size_t moments = r->adamw.count * sizeof(float);
@@ -75,7 +80,7 @@ static bool create_ddp(struct gpt_run *r) {
                             "creating DDP");
     free(params);
     r->gradients = (struct gpt_gradients){.where = gradient_of, .ready = on_ready, .arg = r};
-    return ok;
+    return ok && (!r->o.zero || gpt_zero_create(r));
 }
 
 // ---- Setting up ---------------------------------------------------------------------------------

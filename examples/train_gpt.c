@@ -171,6 +171,14 @@ static void forward_backward(struct gpt_run *r, int sequences, float scale) {
     }
 }
 
+static bool optimize(struct gpt_run *r, struct gpt_point *point) {
+    if (r->zero) {
+        return gpt_zero_step(r, point->rate, r->o.clip, &point->norm);
+    }
+    gpt_adamw_step(&r->adamw, &r->model, &r->gradients, (float)point->rate, r->o.clip);
+    return gpt_worked(r, gpt_adamw_norm(&r->adamw, &point->norm, &r->error));
+}
+
 // Forward, backward, reduction and optimizer. point->train, rate and norm are filled in.
 static enum gpt_verdict train_step(struct gpt_run *r, struct gpt_point *point) {
     const struct gpt_options *o = &r->o;
@@ -197,8 +205,7 @@ static enum gpt_verdict train_step(struct gpt_run *r, struct gpt_point *point) {
     }
     point->rate =
         gpt_learning_rate(o->rate, 0.05, r->adamw.steps, (uint64_t)o->warmup, r->course.fraction);
-    gpt_adamw_step(&r->adamw, &r->model, &r->gradients, (float)point->rate, o->clip);
-    if (!gpt_worked(r, gpt_adamw_norm(&r->adamw, &point->norm, &r->error))) {
+    if (!optimize(r, point)) {
         return GPT_OVER;
     }
     if (!isfinite(point->norm)) {
@@ -239,7 +246,18 @@ static bool fetch_parameters(struct gpt_run *r) {
     return gpt_worked(r, r->device->does->wait(r->device, &r->error));
 }
 
+// Rank 0 has them only for a checkpoint, where the optimizer is sharded.
+static bool drop_moments(struct gpt_run *r) {
+    if (r->zero) {
+        gpt_adamw_drop(&r->adamw);
+    }
+    return true;
+}
+
 static bool save(struct gpt_run *r) {
+    if (r->o.checkpoint && r->zero && !gpt_zero_fetch(r)) {
+        return false;
+    }
     if (!r->o.checkpoint || r->share.rank != 0) {
         return true;
     }
@@ -253,7 +271,8 @@ static bool save(struct gpt_run *r) {
     rondo_ddp_stats stats = {.size = sizeof stats};
     return fetch_parameters(r) &&
            (r->dp || gpt_succeeded(r, rondo_ddp_get_stats(r->ddp, &stats), "reducing gradients")) &&
-           gpt_worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error));
+           gpt_worked(r, gpt_checkpoint_save(r->o.checkpoint, &r->model, &r->adamw, &r->error)) &&
+           drop_moments(r);
 }
 
 // The held-out loss before the first step.
@@ -347,6 +366,11 @@ static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
                        "adding up bytes")) {
         return false;
     }
+    if (r->zero && !gpt_succeeded(r, rondo_zero_bytes(r->zero, &s->moments, &s->all_moments),
+                                  "reading statistics")) {
+        return false;
+    }
+    s->bucket = r->o.bucket == GPT_BUCKET_AUTO ? stats.bucket_bytes : 0;
     s->equal = odd == 0;
     s->comm = times[0];
     s->exposed = times[1];
@@ -458,6 +482,7 @@ static int leave(struct gpt_run *r, int code) {
     const bool failed = r->failed;
     r->elastic = false; // nobody votes any more
     gpt_dp_free(r);
+    gpt_succeeded(r, rondo_zero_destroy(r->zero), "leaving");
     gpt_succeeded(r, rondo_ddp_destroy(r->ddp), "leaving");
     gpt_succeeded(r, rondo_comm_destroy(r->job), "leaving");
     if (code == 0 && r->share.rank == 0 && r->o.sample) {
