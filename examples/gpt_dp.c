@@ -143,8 +143,10 @@ bool gpt_dp_create(struct gpt_run *r) {
         d->devices = (int)r->o.dp;
         d->replica = calloc((size_t)d->devices, sizeof *d->replica);
     }
-    if (!gpt_worked(r, (d && d->replica) || gpt_fail(&r->error, "no memory for replicas")) ||
-        !create(r, d)) {
+    if (!d || !d->replica) {
+        return gpt_worked(r, gpt_fail(&r->error, "no memory for replicas"));
+    }
+    if (!create(r, d)) {
         return false;
     }
     if (d->devices > 1 && r->o.device == GPT_DEVICE_CPU && !gpt_blas_shared()) {
