@@ -46,20 +46,20 @@ static float normal(uint64_t stream, uint64_t n) {
 // ---- The table ----------------------------------------------------------------------------------
 
 // One row of the table of a layer's tensors. Sizes are in units of dim, or of dim * dim for a
-// matrix.
+// matrix; rows of a matrix, one for each output, in units of dim.
 static const struct {
     const char *name;
-    size_t units;
+    size_t units, rows;
     bool matrix;
 } layer_row[GPT_PER_LAYER] = {
-    [GPT_NORM1_GAIN] = {"norm1.gain", 1, false},
-    [GPT_NORM1_BIAS] = {"norm1.bias", 1, false},
-    [GPT_QKV] = {"attention.qkv", 3, true},
-    [GPT_OUT] = {"attention.out", 1, true},
-    [GPT_NORM2_GAIN] = {"norm2.gain", 1, false},
-    [GPT_NORM2_BIAS] = {"norm2.bias", 1, false},
-    [GPT_UP] = {"mlp.up", 4, true},
-    [GPT_DOWN] = {"mlp.down", 4, true},
+    [GPT_NORM1_GAIN] = {"norm1.gain", 1, 0, false},
+    [GPT_NORM1_BIAS] = {"norm1.bias", 1, 0, false},
+    [GPT_QKV] = {"attention.qkv", 3, 3, true},
+    [GPT_OUT] = {"attention.out", 1, 1, true},
+    [GPT_NORM2_GAIN] = {"norm2.gain", 1, 0, false},
+    [GPT_NORM2_BIAS] = {"norm2.bias", 1, 0, false},
+    [GPT_UP] = {"mlp.up", 4, 4, true},
+    [GPT_DOWN] = {"mlp.down", 4, 1, true},
 };
 
 bool gpt_shape_valid(const struct gpt_shape *s) {
@@ -78,30 +78,32 @@ size_t gpt_shape_count(const struct gpt_shape *s) {
 }
 
 // Adds a row; its data follows that of the row before. Returns the new row.
-static struct gpt_tensor *add(struct gpt_model *m, size_t count, bool matrix) {
+static struct gpt_tensor *add(struct gpt_model *m, size_t count, size_t rows) {
     struct gpt_tensor *t = &m->tensor[m->tensors++];
     t->data = m->params + m->count;
     t->count = count;
-    t->matrix = matrix;
+    t->rows = rows;
+    t->matrix = rows != 0;
     m->count += count;
     return t;
 }
 
 static void build_table(struct gpt_model *m) {
     const size_t c = (size_t)m->shape.dim;
-    struct gpt_tensor *t = add(m, GPT_VOCAB * c, true);
+    struct gpt_tensor *t = add(m, GPT_VOCAB * c, GPT_VOCAB);
     snprintf(t->name, sizeof t->name, "token");
-    t = add(m, (size_t)m->shape.context * c, true);
+    t = add(m, (size_t)m->shape.context * c, (size_t)m->shape.context);
     snprintf(t->name, sizeof t->name, "position");
     for (int layer = 0; layer < m->shape.layers; layer++) {
         for (int i = 0; i < GPT_PER_LAYER; i++) {
-            t = add(m, layer_row[i].units * (layer_row[i].matrix ? c * c : c), layer_row[i].matrix);
+            t = add(m, layer_row[i].units * (layer_row[i].matrix ? c * c : c),
+                    layer_row[i].rows * c);
             snprintf(t->name, sizeof t->name, "layer%d.%s", layer, layer_row[i].name);
         }
     }
-    t = add(m, c, false);
+    t = add(m, c, 0);
     snprintf(t->name, sizeof t->name, "norm.gain");
-    t = add(m, c, false);
+    t = add(m, c, 0);
     snprintf(t->name, sizeof t->name, "norm.bias");
 }
 

@@ -56,6 +56,7 @@ struct gpt_tensor {
     char name[32];
     float *data;
     size_t count;
+    size_t rows; // of a matrix, row-major; 0 = a vector
     bool matrix; // weight decay applies to these
 };
 

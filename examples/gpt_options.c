@@ -11,7 +11,9 @@
 
 #include <rondo/dp.h>
 
-enum kind { FILES, INTEGER, REAL, TEXT, FLAG, CHOICE };
+#include "gpt_hook.h"
+
+enum kind { FILES, INTEGER, REAL, TEXT, FLAG, CHOICE, HOOK };
 
 struct row {
     const char *name;
@@ -70,6 +72,8 @@ static const struct row table[] = {
      "KiB of gradients that are reduced together; auto tries sizes out"},
     {"zero", FLAG, AT(zero), 0, 0, NULL,
      "each rank keeps the optimizer's state of its share only (ZeRO stage 1)"},
+    {"hook", HOOK, AT(hook), 0, 0, NULL,
+     "how gradients travel: fp16, bf16, powersgd[:RANK], or several with + (none)"},
     {"live", FLAG, AT(live), 0, 0, NULL, "rewrite one line of progress (default on a terminal)"},
     {"quiet", FLAG, AT(quiet), 0, 0, NULL, "no progress, only the report"},
 };
@@ -116,6 +120,16 @@ static bool set_choice(const struct row *r, const char *text, int64_t *field, st
     return gpt_fail(e, "--%s %s: allowed is cpu or cuda", r->name, text);
 }
 
+// Made once to see whether it can be; the run makes its own.
+static bool check_hook(const char *text, struct gpt_error *e) {
+    rondo_ddp_hook hook;
+    bool any = false, ok = gpt_hook_make(text, &hook, &any, e);
+    if (ok && any) {
+        rondo_ddp_hook_destroy(&hook);
+    }
+    return ok;
+}
+
 static bool set(const struct row *r, struct gpt_options *o, const char *text, struct gpt_error *e) {
     void *field = (char *)o + r->field;
     switch (r->kind) {
@@ -138,6 +152,9 @@ static bool set(const struct row *r, struct gpt_options *o, const char *text, st
         return true;
     case CHOICE:
         return set_choice(r, text, (int64_t *)field, e);
+    case HOOK:
+        *(const char **)field = strcmp(text, "none") == 0 ? NULL : text;
+        return check_hook(text, e);
     case FILES:
         o->data[o->files++] = text;
         return true;
@@ -196,6 +213,11 @@ static bool check(struct gpt_options *o, struct gpt_error *e) {
         return gpt_fail(e, "--bucket auto does not go with %s: give a size in KiB",
                         o->zero ? "--zero" : "--device cuda");
     }
+    if (o->hook && (o->dp || o->device == GPT_DEVICE_CUDA)) {
+        return gpt_fail(e, "--hook %s does not go with %s", o->hook,
+                        o->dp ? "--dp, where no gradient travels"
+                              : "--device cuda: hooks work on gradients in host memory");
+    }
     if (isnan(o->minutes)) {
         o->minutes = o->steps ? 0.0 : 1.0;
     }
@@ -235,7 +257,7 @@ void gpt_options_free(struct gpt_options *o) {
 }
 
 void gpt_options_help(FILE *out) {
-    static const char *const value[] = {" FILE...", " N", " X", " FILE", "", " NAME"};
+    static const char *const value[] = {" FILE...", " N", " X", " FILE", "", " NAME", " NAME"};
     fprintf(out, "usage: train_gpt [OPTION]...\n"
                  "       rondo-run -n RANKS train_gpt [OPTION]...\n\n"
                  "Trains a small GPT on the bytes of text files, data-parallel over the ranks of "
@@ -262,6 +284,9 @@ uint64_t gpt_options_hash(const struct gpt_options *o) {
         }
     }
     hash = gpt_hash(hash, &o->zero, sizeof o->zero);
+    if (o->hook) {
+        hash = gpt_hash(hash, o->hook, strlen(o->hook));
+    }
     return gpt_hash(hash, &o->device, sizeof o->device);
 }
 

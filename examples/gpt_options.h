@@ -24,6 +24,7 @@ struct gpt_options {
     int64_t dp;     // devices of one process; 0 = DDP
     int64_t batch, steps, warmup, seed, threads, bucket;
     double minutes, rate, decay, clip;
+    const char *hook; // as gpt_hook.h says; NULL = none
     // What is shown and kept.
     int64_t eval_every, save_every, sample;
     double temperature;
@@ -43,7 +44,7 @@ void gpt_options_free(struct gpt_options *o);
 // The table of options, as --help prints it.
 void gpt_options_help(FILE *out);
 
-// Hash of all numbers and of the device, which have to be the same on all ranks. Names of files need not.
+// Hash of all numbers, of the hook and of the device, which have to be the same on all ranks. Names of files need not.
 uint64_t gpt_options_hash(const struct gpt_options *o);
 
 struct gpt_shape gpt_options_shape(const struct gpt_options *o);

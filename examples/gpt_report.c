@@ -103,6 +103,13 @@ void gpt_report(const struct gpt_summary *s) {
                (double)s->moments / 1048576.0, (double)s->all_moments / 1048576.0,
                (double)s->all_moments / (double)s->moments);
     }
+    if (s->hook && s->reduced) {
+        printf(
+            "  hook           %s: %.1f MiB handed over for %.1f MiB of gradients, %.1f %% saved; "
+            "%.2g of the last step's norm left out\n",
+            s->hook, (double)s->handed / 1048576.0, (double)s->reduced / 1048576.0,
+            100.0 * (1.0 - (double)s->handed / (double)s->reduced), s->left_out);
+    }
     if (s->bucket) {
         printf("  buckets        of %.0f KiB came out fastest\n", (double)s->bucket / 1024.0);
     }

@@ -43,7 +43,10 @@ struct gpt_summary {
     uint64_t reduced;             // gradient bytes, of each rank
     uint64_t sent;                // bytes that the busiest rank sent for them
     size_t moments, all_moments;  // bytes of the optimizer on this rank, with --zero; of all ranks
-    size_t bucket;                // bytes that --bucket auto came to; 0 = it was not asked for
+    const char *hook;             // how gradients travelled; NULL = as they are
+    uint64_t handed;              // bytes that the hook gave to collectives
+    double left_out; // by the hook from the last step's gradient, on rank 0: a share of its norm
+    size_t bucket;   // bytes that --bucket auto came to; 0 = it was not asked for
     uint64_t hash;
     bool equal;                       // the same hash on all ranks
     const char *device;               // that computed; empty = the CPU

@@ -8,6 +8,7 @@
 #include "gpt_checkpoint.h"
 #include "gpt_dp.h"
 #include "gpt_file.h"
+#include "gpt_hook.h"
 #include "gpt_math.h"
 #include "gpt_run.h"
 
@@ -43,14 +44,22 @@ static void on_ready(void *arg, size_t i) {
 static bool create_ddp(struct gpt_run *r) {
     struct gpt_model *m = &r->model;
     rondo_param *params = calloc(m->tensors, sizeof *params);
-    if (!params) {
-        return gpt_worked(r,
-                          gpt_fail(&r->error, "no memory for a list of %zu tensors", m->tensors));
+    size_t *rows = calloc(m->tensors, sizeof *rows);
+    rondo_ddp_hook hook;
+    bool any = false;
+    if (!gpt_worked(r,
+                    (params && rows) ||
+                        gpt_fail(&r->error, "no memory for a list of %zu tensors", m->tensors)) ||
+        !gpt_worked(r, gpt_hook_make(r->o.hook, &hook, &any, &r->error))) {
+        free(params);
+        free(rows);
+        return false;
     }
     for (size_t i = 0; i < m->tensors; i++) {
         const struct gpt_tensor *t = &m->tensor[i];
         params[i] =
             (rondo_param){.name = t->name, .data = t->data, .count = t->count, .type = RONDO_F32};
+        rows[i] = t->rows;
     }
     // Sums instead of means: each rank's gradient already is that of the mean over the global
     // batch, which is right also when some ranks have a sequence more than others. The library's
@@ -66,6 +75,8 @@ static bool create_ddp(struct gpt_run *r) {
         options.first_bucket_bytes = options.bucket_bytes = (size_t)r->o.bucket << 10;
     }
     options.shard = r->o.zero;
+    options.hook = any ? &hook : NULL;
+    options.rows = rows;
     // What a rank that comes later needs besides parameters. Nothing has to be saved for a step that
     // is repeated: it is a function of parameters and its number.
     const size_t moments = r->adamw.count * sizeof(float);
@@ -79,6 +90,7 @@ static bool create_ddp(struct gpt_run *r) {
     bool ok = gpt_succeeded(r, rondo_ddp_create(r->comm, params, m->tensors, &options, &r->ddp),
                             "creating DDP");
     free(params);
+    free(rows);
     r->gradients = (struct gpt_gradients){.where = gradient_of, .ready = on_ready, .arg = r};
     return ok && (!r->o.zero || gpt_zero_create(r));
 }

@@ -371,6 +371,8 @@ static bool summarise(struct gpt_run *r, struct gpt_summary *s) {
         return false;
     }
     s->bucket = r->o.bucket == GPT_BUCKET_AUTO ? stats.bucket_bytes : 0;
+    s->handed = stats.hook_bytes;
+    s->left_out = stats.hook_error;
     s->equal = odd == 0;
     s->comm = times[0];
     s->exposed = times[1];
@@ -389,6 +391,7 @@ static struct gpt_summary summary_of(const struct gpt_run *r) {
         .picture = r->o.plot,
         .checkpoint = r->o.checkpoint,
         .device = r->device->name,
+        .hook = r->o.hook,
         .windows = gpt_held_count(&r->corpus, (int)r->o.context, HELD_WINDOWS),
     };
 }

@@ -70,6 +70,17 @@ static void test_values(void **state) {
     gpt_options_free(&o);
     assert_int_equal(PARSE(&o, &e, "--dp", "4"), GPT_OPTIONS_RUN);
     assert_true(o.dp == 4 && !o.ddp);
+    const uint64_t plain = gpt_options_hash(&o);
+    gpt_options_free(&o);
+    assert_int_equal(PARSE(&o, &e, "--dp", "4", "--hook", "none"), GPT_OPTIONS_RUN);
+    assert_true(gpt_options_hash(&o) == plain);
+    gpt_options_free(&o);
+    assert_int_equal(PARSE(&o, &e, "--hook", "powersgd:4+bf16"), GPT_OPTIONS_RUN);
+    assert_string_equal(o.hook, "powersgd:4+bf16");
+    const uint64_t low = gpt_options_hash(&o);
+    gpt_options_free(&o);
+    assert_int_equal(PARSE(&o, &e, "--hook=fp16+powersgd"), GPT_OPTIONS_RUN);
+    assert_true(gpt_options_hash(&o) != low);
     gpt_options_free(&o);
     assert_int_equal(PARSE(&o, &e, "--ddp", "--elastic"), GPT_OPTIONS_RUN);
     assert_true(o.dp == 0 && o.ddp && o.elastic);
@@ -110,6 +121,18 @@ static void test_errors(void **state) {
         {{"--dp=2", "--ddp"}, "--dp 2 is one process, and does not go with --ddp"},
         {{"--elastic", "--dp=2"}, "does not go with --elastic"},
         {{"--ddp=2"}, "--ddp takes no value"},
+        {{"--hook", "f16"}, "--hook f16: allowed is none, or fp16, bf16 and powersgd[:RANK]"},
+        {{"--hook="}, "--hook : allowed is none"},
+        {{"--hook=powersgd:0"},
+         "--hook powersgd:0: the rank after powersgd: is an integer from 1 to 64"},
+        {{"--hook=powersgd:65"}, "from 1 to 64"},
+        {{"--hook=powersgd:"}, "--hook powersgd:: allowed is"},
+        {{"--hook=powersgd:4x+bf16"}, "--hook powersgd:4x: the rank"},
+        {{"--hook=powersgd:4+"}, "--hook : allowed is"},
+        {{"--hook=none+fp16"}, "--hook none: allowed is"},
+        {{"--hook=fp16+fp16+fp16+fp16+fp16+fp16+fp16+fp16+fp16"}, "more than 8 hooks"},
+        {{"--hook=fp16", "--dp=2"}, "--hook fp16 does not go with --dp"},
+        {{"--hook=fp16", "--device=cuda"}, "--hook fp16 does not go with --device cuda"},
         {{"--device", "gpu"}, "--device gpu: allowed is cpu or cuda"},
         {{"--device="}, "cpu or cuda"},
         {{"--device"}, "--device: its value is missing"},
