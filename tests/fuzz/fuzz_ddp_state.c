@@ -11,7 +11,7 @@
 
 #define RANKS 4
 #define PARAMS 4
-#define WORDS 11 // of a hello
+#define WORDS 19 // of a hello
 
 static struct input in;
 static int ranks, me;
@@ -62,7 +62,7 @@ rondo_status __wrap_rondo_send_start(const void *buf, size_t count, rondo_type t
     return RONDO_OK;
 }
 
-// The order of parameters comes first; a byte of the input says whether it is right.
+// The order of parameters comes first, then how often each is marked; a byte of the input says whether it is right.
 rondo_status __wrap_rondo_recv_start(void *buf, size_t count, rondo_type type, int peer,
                                      rondo_comm *comm, rondo_request **req);
 rondo_status __wrap_rondo_recv_start(void *buf, size_t count, rondo_type type, int peer,
@@ -73,7 +73,7 @@ rondo_status __wrap_rondo_recv_start(void *buf, size_t count, rondo_type type, i
     uint64_t *words = buf;
     for (size_t i = 0; type == RONDO_U64 && i < count; i++) {
         uint8_t says = take_byte(&in);
-        words[i] = says < 0xf0 ? (says + i) % count : take_number(&in, 8);
+        words[i] = says < 0xf0 ? (says + i) % (count / 2) : take_number(&in, 8);
     }
     requests++;
     *req = (rondo_request *)(void *)&requests;
