@@ -8,6 +8,7 @@ wraps works so that is_completed() and source ranks get lost. torch.distributed 
 from __future__ import annotations
 
 import weakref
+from datetime import timedelta
 from typing import Any, Callable, List, Optional, Sequence
 
 import torch
@@ -433,7 +434,10 @@ class Group(dist.ProcessGroup):
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
         """A barrier after which rank 0 names the ranks that did not come in time. The group can be used further."""
-        ms = milliseconds(getattr(timeout, "timeout", timeout), self._comm.timeout_ms)
+        timeout = getattr(timeout, "timeout", timeout)
+        if isinstance(timeout, (int, float)):
+            timeout = timedelta(seconds=timeout)
+        ms = self._comm.timeout_ms if timeout is None else int(timeout.total_seconds() * 1000)
         self._monitored += 1
         barrier(self._store, self._monitored, self._rank, self._size, ms, wait_all_ranks)
 
@@ -456,22 +460,43 @@ class Group(dist.ProcessGroup):
     def name(self) -> str:
         return "rondo"
 
+    # What torch.distributed calls this group.
+    _group_name = "undefined"
+    _group_desc = "undefined"
+
+    @property
+    def group_name(self) -> str:
+        return self._group_name
+
+    @property
+    def group_desc(self) -> str:
+        return self._group_desc
+
+    def _set_group_name(self, name: str) -> None:
+        self._group_name = name
+
+    def _set_group_desc(self, text: str) -> None:
+        self._group_desc = text
+
+    def getGroupName(self) -> str:
+        return self._group_name
+
+    def getGroupDesc(self) -> str:
+        return self._group_desc
+
     # What C++ calls.
     getRank = rank
     getSize = size
     getBackendName = name
     _get_backend_name = name
-
-    def _set_sequence_number_for_group(self) -> None:
-        self._sequence = 0
-
-    def _get_sequence_number_for_group(self) -> int:
-        return self._sequence
+    setGroupName = _set_group_name
+    setGroupDesc = _set_group_desc
 
     @property
     def supports_coalescing(self) -> bool:
         return False
 
+    # _device_types stays empty, as that of the base class: PyTorch attaches recorders of its own where it is not.
     def _get_backend(self, device: Any) -> "Group":
         """The backend of a device: it is the group itself."""
         return self

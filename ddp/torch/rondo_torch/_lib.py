@@ -155,6 +155,8 @@ def error(status: int) -> RondoError:
     """The exception for a call that just failed on this thread."""
     lib = library()
     text = lib.rondo_last_error().decode(errors="replace")
+    if status == ERR_TIMEOUT:
+        text = f"rondo: Timed out : {text}"  # programs look for the words that Gloo has
     return RondoError(text or lib.rondo_status_name(status).decode(), status)
 
 

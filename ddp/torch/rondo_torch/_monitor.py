@@ -31,6 +31,8 @@ def wait_key(store: Any, key: str, ms: int) -> bool:
 def barrier(store: Any, number: int, rank: int, size: int, ms: int, all_ranks: bool) -> None:
     """Returns on all ranks when all have called it. Otherwise rank 0 raises and names the first rank that had not come
     when `ms` had passed, or all such with all_ranks; the others raise as well."""
+    if ms <= 0:
+        raise RondoError(f"Rank {rank} timed out in monitoredBarrier after {ms} ms", ERR_TIMEOUT)
     if rank != 0:
         store.set(f"monitored/{number}/{rank}", "1")
         # Rank 0 may have begun as much later as it may wait.

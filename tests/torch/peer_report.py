@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Puts the outcomes of peer_cases.py side by side: peer_report.py FOLDER JSON BACKEND..."""
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, List
+
+
+def counts(name: str, cases: Dict[str, List[str]]) -> str:
+    c = Counter(outcome for outcome, _ in cases.values())
+    return f"{name}: {c['passed']} passed, {c['failed']} failed, {c['skipped']} skipped by PyTorch, {c['excluded']} excluded"
+
+
+def main() -> int:
+    folder, out, *backends = sys.argv[1:]
+    all_: Dict[str, Any] = {b: json.loads((Path(folder) / f"{b}.json").read_text()) for b in backends}
+    Path(out).write_text(json.dumps(all_, indent=1))
+    for b in backends:
+        print(counts(b, all_[b]))
+    if "rondo" not in all_:
+        return 0
+    mine, gloo = all_["rondo"], all_.get("gloo", {})
+    for name, (outcome, text) in mine.items():
+        if outcome == "failed":
+            also = gloo.get(name, ["unknown"])[0]
+            print(f"failed with rondo, {also} with gloo: {name}: {(text.strip().splitlines() or [''])[-1][:200]}")
+    for name, (outcome, _) in gloo.items():
+        if outcome == "failed" and mine[name][0] == "passed":
+            print(f"passed with rondo, failed with gloo: {name}")
+    # A case that Gloo fails on the same machine says nothing.
+    tell = [n for n, (o, _) in mine.items() if o in ("passed", "failed") and not (o == "failed" and gloo.get(n, [""])[0] == "failed")]
+    passed = sum(mine[n][0] == "passed" for n in tell)
+    share = passed / len(tell) if tell else 0.0
+    print(f"applicable: {len(tell)}, passed: {passed} ({100 * share:.1f} %)")
+    return 0 if share >= 0.9 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
