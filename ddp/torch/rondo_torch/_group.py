@@ -492,6 +492,12 @@ class Group(dist.ProcessGroup):
     setGroupName = _set_group_name
     setGroupDesc = _set_group_desc
 
+    def _set_sequence_number_for_group(self) -> None:
+        self._sequence = 0
+
+    def _get_sequence_number_for_group(self) -> int:
+        return self._sequence
+
     @property
     def supports_coalescing(self) -> bool:
         return False
