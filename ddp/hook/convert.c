@@ -66,6 +66,7 @@ __attribute__((target("avx2,f16c"))) static void f16_from_fast(uint16_t *half, c
         const __m128i h = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
         _mm_storeu_si128((__m128i *)(void *)(half + i), h);
     }
+    _mm256_zeroupper(); // not done by the compiler before a tail call; SSE code after it would be slow
     f16_from(half + i, x + i, n - i);
 }
 
@@ -76,6 +77,7 @@ __attribute__((target("avx2,f16c"))) static void f16_to_fast(float *x, const uin
         const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(half + i));
         _mm256_storeu_ps(x + i, _mm256_cvtph_ps(h));
     }
+    _mm256_zeroupper();
     f16_to(x + i, half + i, n - i);
 }
 
