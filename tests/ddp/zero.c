@@ -189,10 +189,75 @@ static int body(rondo_comm *c, void *arg) {
     return 0;
 }
 
+// ---- Uneven inputs -------------------------------------------------------------------------------
+
+static rondo_status shadow(void *arg) { return rondo_zero_step(((struct side *)arg)->z); }
+
+static int train_unevenly(struct side *s, rondo_comm *c) {
+    int me = rondo_comm_rank(c);
+    rondo_ddp_join_options j = RONDO_DDP_JOIN_OPTIONS_INIT;
+    j.shadow = s->z ? shadow : NULL;
+    j.arg = s;
+    OK(rondo_ddp_join_begin(s->d, &j));
+    for (int step = 0; step < 2 + me % 3; step++) {
+        CHECK(backward(s->d, me, step) == 0);
+        if (s->z) {
+            OK(rondo_ddp_finish(s->d));
+            OK(rondo_zero_step(s->z));
+        } else {
+            CHECK(step_plain(s) == 0);
+        }
+    }
+    OK(rondo_ddp_join_end(s->d));
+    return 0;
+}
+
+// A rank that is through still updates its share.
+static int join(rondo_comm *c) {
+    struct side plain, sharded;
+    size_t updated = 0;
+    const rondo_zero_options o = {sizeof o, sizeof(float), 2, update, &updated};
+    CHECK(make(&plain, c, 0) == 0 && make(&sharded, c, 1) == 0);
+    OK(rondo_zero_create(sharded.d, &o, &sharded.z));
+    CHECK(train_unevenly(&plain, c) == 0 && train_unevenly(&sharded, c) == 0);
+    CHECK(same(&plain, &sharded) == 0);
+    CHECK(drop(&sharded) == 0 && drop(&plain) == 0);
+    return 0;
+}
+
+// An update that fails on one rank is an error on all, and nobody waits.
+static rondo_status failing(void *arg, const rondo_zero_piece *piece) {
+    (void)piece;
+    return *(int *)arg ? RONDO_ERR_SYSTEM : RONDO_OK;
+}
+
+static int failing_update(rondo_comm *c) {
+    struct side s;
+    int fails = rondo_comm_rank(c) == rondo_comm_size(c) - 1;
+    const rondo_zero_options o = {sizeof o, sizeof(float), 2, failing, &fails};
+    CHECK(make(&s, c, 1) == 0);
+    OK(rondo_zero_create(s.d, &o, &s.z));
+    CHECK(backward(s.d, rondo_comm_rank(c), 0) == 0);
+    // The others may still wait for the last of the gradients when they hear of it.
+    rondo_status status = rondo_ddp_finish(s.d);
+    status = status == RONDO_OK ? rondo_zero_step(s.z) : status;
+    CHECK(status == (fails ? RONDO_ERR_SYSTEM : RONDO_ERR_ABORTED));
+    OK(rondo_barrier(c));
+    CHECK(drop(&s) == 0);
+    return 0;
+}
+
+static int all(rondo_comm *c, void *arg) {
+    CHECK(body(c, arg) == 0);
+    CHECK(join(c) == 0);
+    CHECK(failing_update(c) == 0);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) {
         fprintf(stderr, "usage: zero RANKS OPTIONS\n");
         return 2;
     }
-    return rt_run(atoi(argv[1]), argv[2], body, NULL);
+    return rt_run(atoi(argv[1]), argv[2], all, NULL);
 }
