@@ -69,9 +69,9 @@ static rondo_status take(struct rondo_ddp *d, size_t i, const void *grad, bool u
     if (s != RONDO_OK) {
         return s;
     }
-    if (!used) {
+    if (!used && rdi_usage_counts(d, &d->params[i])) {
         s = d->place->zero(d, rdi_ddp_view(d, i), d->params[i].bytes);
-    } else if (d->sync && complete) {
+    } else if (used && d->sync && complete) {
         s = rdi_ddp_divide(d, i, grad);
     } else if (grad) {
         s = d->place->copy(d, rdi_ddp_view(d, i), grad, d->params[i].bytes);

@@ -105,7 +105,8 @@ static rondo_status complete_all(struct rondo_ddp *d) {
     for (size_t k = 0; k < n && s == RONDO_OK; k++) {
         size_t i = (size_t)list[k][1];
         const struct rdi_param *p = &d->params[i];
-        if (!p->sparse) {
+        // What takes no part in a static graph is zeros since the first step, and may be on its way already.
+        if (rdi_usage_counts(d, p)) {
             // A pass before may have used it.
             s = p->used ? rdi_ddp_divide(d, i, NULL)
                         : d->place->zero(d, rdi_ddp_view(d, i), p->bytes);
