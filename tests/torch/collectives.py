@@ -215,6 +215,8 @@ def pairs(rank: int, n: int) -> None:
         same(small, seeded(1, (3,), salt=2), "tag 2")
         same(big, seeded(1, (200000,), salt=1), "tag 1")
         dist.recv(small, 1, tag=4)
+        dist.recv(small, 1, tag=5)  # not what was put aside
+        same(small, seeded(1, (3,), salt=5), "tag 5")
         dist.recv(big, 1, tag=3)
         same(big, seeded(1, (200000,), salt=3), "tag 3, put aside")
         dist.send(torch.zeros(0), 1)
@@ -224,6 +226,7 @@ def pairs(rank: int, n: int) -> None:
         if rank == 1:
             works = [dist.isend(seeded(1, (200000,), salt=1), 0, tag=1), dist.isend(seeded(1, (3,), salt=2), 0, tag=2)]
             works += [dist.isend(seeded(1, (200000,), salt=3), 0, tag=3), dist.isend(seeded(1, (3,), salt=4), 0, tag=4)]
+            works.append(dist.isend(seeded(1, (3,), salt=5), 0, tag=5))
             for w in works:
                 w.wait()
             dist.recv(torch.zeros(0), 0)
@@ -237,6 +240,23 @@ def pairs(rank: int, n: int) -> None:
             assert "16 bytes" in str(err) and "20 bytes" in str(err) and "rank 0" in str(err), err
         else:
             raise AssertionError("a tensor of another size was taken")
+    dist.barrier()
+
+
+def crowd(rank: int, n: int) -> None:
+    """Each rank in turn takes from whoever comes, while those that come are ahead of it."""
+    for _ in range(15):
+        for to in range(n):
+            for _ in range(n - 1 if to == rank else 0):
+                x = torch.zeros(1000)
+                source = dist.recv(x)
+                same(x, seeded(source, (1000,)), "crowd")
+                work = dist.irecv(x)
+                work.wait()
+                same(x, seeded(work._source_rank(), (1000,)), "crowd")
+            if to != rank:
+                dist.send(seeded(rank, (1000,)), to)
+                dist.send(seeded(rank, (1000,)), to)
     dist.barrier()
 
 
@@ -288,6 +308,9 @@ class Collectives(unittest.TestCase):
 
     def test_three_ranks(self) -> None:
         run(3, every)
+
+    def test_crowd(self) -> None:
+        run(4, crowd)
 
     def test_one_rank(self) -> None:
         run(1, lambda rank, n: [part(rank, n) for part in PARTS if part is not pairs] and None)

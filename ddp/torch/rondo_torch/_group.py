@@ -7,8 +7,8 @@ wraps works so that is_completed() and source ranks get lost. torch.distributed 
 """
 from __future__ import annotations
 
-import weakref
 from datetime import timedelta
+from multiprocessing.util import Finalize
 from typing import Any, Callable, List, Optional, Sequence
 
 import torch
@@ -111,8 +111,9 @@ class Group(dist.ProcessGroup):
         self._device: Optional[Device] = None
         self._monitored = 0
         self._comm = Comm(store, rank, size, milliseconds(timeout, 30 * 60 * 1000))
-        # Also when the interpreter ends without destroy_process_group().
-        self._finalizer = weakref.finalize(self, self._comm.close)
+        # Also when a process ends without destroy_process_group(). Not weakref's: a child of multiprocessing that was forked
+        # runs no atexit functions, and peers would take its end for a crash.
+        self._finalizer = Finalize(self, self._comm.close, exitpriority=100)
 
     # ---- One call of the library, or several as one work ----
 

@@ -39,8 +39,8 @@ def barrier(store: Any, number: int, rank: int, size: int, ms: int, all_ranks: b
         key = f"monitored/{number}/over"
         if not wait_key(store, key, 2 * ms) or store.get(key) != b"ok":
             raise RondoError(
-                f"Rank {rank} successfully reached monitoredBarrier, but received errors while waiting for rank 0: it, or a "
-                "rank that it names, did not come. Please check rank 0's log for the faulty rank",
+                f"Rank {rank} successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank 0. "
+                "Please check rank 0 logs for faulty rank.",
                 ERR_TIMEOUT,
             )
         return

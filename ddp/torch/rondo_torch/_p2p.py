@@ -194,11 +194,16 @@ class Mail:
         self._accept(rank, int(header[0]), int(header[1]))
         return True
 
+    def _claim_taker(self, rank: int, tag: int) -> Optional[Receive]:
+        """The first receive that waits for this, which then waits no more."""
+        taker = next((w for w in self._waiting if w.tag == tag and w.source in (ANY, rank)), None)
+        if taker is not None:
+            self._waiting.remove(taker)
+        return taker
+
     def _accept(self, rank: int, tag: int, size: int) -> None:
         with self._changed:
-            taker = next((w for w in self._waiting if w.tag == tag and w.source in (ANY, rank)), None)
-            if taker is not None:
-                self._waiting.remove(taker)
+            taker = self._claim_taker(rank, tag)
         fits = taker is not None and taker.x.numel() * taker.x.element_size() == size
         data = taker.x if taker is not None and fits else torch.empty(size, dtype=torch.uint8)
         failure: Optional[Exception] = None
@@ -211,7 +216,11 @@ class Mail:
             failure = err
         with self._changed:
             if taker is None:
-                self._aside.setdefault((rank, tag), deque()).append(data)
+                taker = self._claim_taker(rank, tag)  # one that came meanwhile
+                if taker is not None:
+                    self._deliver(taker, rank, data)
+                else:
+                    self._aside.setdefault((rank, tag), deque()).append(data)
             elif fits or failure is not None:
                 taker.source, taker.failure, taker.arrived = rank, failure, True
             else:
