@@ -90,7 +90,7 @@ typedef struct rondo_ddp_options {
     size_t nbuffers;
     const rondo_ddp_hook
         *hook; // how buckets are reduced, NULL: all_reduce. Copied; what it holds becomes the ddp
-               //   object's, also when creation fails
+               //   object's, also when creation fails, but for a NULL pointer or a wrong size
     int shard; // 1 = each rank gets the reduced gradients of its share only, for rondo_zero (default 0)
 } rondo_ddp_options;
 #define RONDO_DDP_OPTIONS_INIT \
@@ -320,7 +320,7 @@ RONDO_API rondo_ddp_hook rondo_ddp_hook_all_reduce(void);
 // Sends gradients as RONDO_F16 or RONDO_BF16, rounded to nearest; finite values saturate at 65504 in f16, infinities and
 // NaNs stay (so does what overflows in the sum of f16: it is infinite). What goes through it is given
 // to `inner` (NULL: all_reduce) in that type; *inner belongs to the result from here on. Buckets of a type that is no
-// wider go to `inner` as they are. RONDO_ERR_INVALID for another type; *inner is destroyed then.
+// wider go to `inner` as they are. RONDO_ERR_INVALID for another type; *inner is destroyed then, if its size is right.
 RONDO_API rondo_status rondo_ddp_hook_cast(rondo_type type, const rondo_ddp_hook *inner,
                                            rondo_ddp_hook *out);
 
@@ -347,7 +347,7 @@ typedef struct rondo_powersgd_options {
 // bf16 are computed in f32; those of 8 bits go to `inner` as they are. With error feedback it keeps two copies of the
 // matrices. Errors and factors end with their bucket: the rebuild after the first step drops those of that step. A matrix
 // with an element that is not finite becomes NaNs on all ranks, in that step only. RONDO_ERR_INVALID for an option out of
-// range; *inner is destroyed then.
+// range; *inner is destroyed then, if its size is right.
 RONDO_API rondo_status rondo_ddp_hook_powersgd(const rondo_powersgd_options *options,
                                                const rondo_ddp_hook *inner, rondo_ddp_hook *out);
 
@@ -378,8 +378,8 @@ typedef struct rondo_zero_options {
     void *arg;
 } rondo_zero_options;
 
-// Creates the sharded optimizer of a ddp object that was created with options.shard; one at a time, before its first
-// step. It ends before the ddp object. Collective; blocks.
+// Creates the sharded optimizer of a ddp object that was created with options.shard, one at a time, on all ranks with
+// the same options; between steps. It ends before the ddp object. Does not communicate.
 RONDO_API rondo_status rondo_zero_create(rondo_ddp *ddp, const rondo_zero_options *options,
                                          rondo_zero **zero);
 RONDO_API rondo_status rondo_zero_destroy(rondo_zero *zero);
@@ -417,7 +417,7 @@ typedef struct rondo_ddp_stats {
     uint64_t shrinks, grows; // elastic: how often ranks were lost, and were admitted
     uint64_t hook_bytes;     // hooks: handed to collectives, all steps, of bytes_reduced
     double
-        hook_error; // hooks: what the last step's compression left out, here: a share of the gradient's norm
+        hook_error; // hooks: what the last step's compression left out, here: a share of the gradient's norm; NaN where that is infinite
     size_t bucket_bytes; // cap of buckets in use; what RONDO_DDP_BUCKET_AUTO came to
     int tuning;          // 1 while bucket sizes are tried out
 } rondo_ddp_stats;

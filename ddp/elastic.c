@@ -192,8 +192,8 @@ rondo_status rdi_ddp_settle(struct rondo_ddp *d, rondo_status s) {
     // Back to where the step began, before a newcomer gets to see it.
     rdi_ddp_reset_step(d);
     rdi_usage_reset(d, true);
-    d->tune.on = false;
-    s = rdi_ddp_zero(d);
+    s = rdi_tune_stop(d);
+    s = s == RONDO_OK ? rdi_ddp_zero(d) : s;
     if (s == RONDO_OK && d->restore) {
         d->restore(d->hook_arg);
     }

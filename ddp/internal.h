@@ -121,9 +121,11 @@ struct rondo_ddp {
 
     // Parameters that take no part, usage.c.
     bool find_unused, static_graph, learned;
+    bool learns; // learned, if the step counts
     size_t nmarks;
     uint8_t *used_map; // of the last finished step, over all ranks
     rondo_request *used_req;
+    rondo_status used_status; // what became of it
 
     struct rdi_buffer *buffers;
     size_t nbuffers;
@@ -170,7 +172,8 @@ rondo_status
 rdi_ddp_step(struct rondo_ddp *d); // everything between the last mark and the step's end
 rondo_status rdi_ddp_end_step(struct rondo_ddp *d,
                               bool broken); // with agreement, and buckets rebuilt
-void rdi_ddp_drain(struct rondo_ddp *d);    // waits for all that a step has begun
+void rdi_ddp_tell_failure(struct rondo_ddp *d, rondo_status s);
+void rdi_ddp_drain(struct rondo_ddp *d); // waits for all that a step has begun
 // rebuild.c: the order in which rank 0's gradients got ready, to all; and buckets by another order.
 rondo_status rdi_ddp_spread_order(struct rondo_ddp *d, size_t *order);
 rondo_status rdi_ddp_rearrange(struct rondo_ddp *d, const size_t *order, bool keep);
@@ -184,7 +187,8 @@ rondo_status rdi_usage_end(struct rondo_ddp *d);    // of a pass, for what was n
 rondo_status rdi_usage_tell(struct rondo_ddp *d);   // after the last launch
 rondo_status rdi_usage_shadow(struct rondo_ddp *d); // all zeros
 void rdi_usage_reset(struct rondo_ddp *d, bool reduced);
-void rdi_usage_drain(struct rondo_ddp *d);
+void rdi_usage_settled(struct rondo_ddp *d); // the step counts
+rondo_status rdi_usage_wait(struct rondo_ddp *d);
 // buffers.c
 rondo_status rdi_ddp_broadcast_buffers(struct rondo_ddp *d, int root);
 // join.c: at the first mark, before the end; a step that must not count.
@@ -199,6 +203,8 @@ void rdi_sparse_reset(struct rondo_ddp *d);
 void rdi_sparse_close(struct rondo_ddp *d);
 // tune.c: after a step. *cap: another size of buckets to go on with, or 0.
 rondo_status rdi_tune_step(struct rondo_ddp *d, size_t *cap);
+// When ranks were lost or came: the best of what was tried.
+rondo_status rdi_tune_stop(struct rondo_ddp *d);
 // zero.c: how many elements of a gradient rank `rank` has the reduced values of, from *first on: all but for options.shard.
 size_t rdi_ddp_part(const struct rondo_ddp *d, const struct rdi_param *p, int rank, size_t *first);
 // Buckets as d->moved says, and the optimizer's state with them.

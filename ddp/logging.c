@@ -2,6 +2,7 @@
 // What PyTorch's get_ddp_logging_data() tells, for logs and dashboards: names as there where the thing is the same.
 #include "ddp/internal.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -79,6 +80,10 @@ static void put_buckets(struct text *t, const struct rondo_ddp *d) {
 
 static void put_times(struct text *t, const struct rondo_ddp *d, const rondo_ddp_stats *s) {
     double steps = s->steps ? (double)s->steps : 1.0;
+    char error[32] = "null"; // JSON has no NaN
+    if (isfinite(s->hook_error)) {
+        snprintf(error, sizeof error, "%.9g", s->hook_error);
+    }
     size_t unused = 0;
     for (size_t i = 0; i < d->nparams; i++) {
         // Of a map that is still on its way this rank's own part is known.
@@ -95,10 +100,10 @@ static void put_times(struct text *t, const struct rondo_ddp *d, const rondo_ddp
         d->seconds[2] / steps);
     put(t,
         "\"bytes_reduced\": %llu, \"bytes_sent\": %llu, \"hook_bytes\": %llu, \"hook_error\": "
-        "%.9g, "
+        "%s, "
         "\"retries\": %llu}",
         (unsigned long long)s->bytes_reduced, (unsigned long long)s->bytes_sent,
-        (unsigned long long)s->hook_bytes, s->hook_error, (unsigned long long)s->retries);
+        (unsigned long long)s->hook_bytes, error, (unsigned long long)s->retries);
 }
 
 rondo_status rondo_ddp_logging_data(const rondo_ddp *d, char *buf, size_t cap) {

@@ -152,6 +152,7 @@ static rondo_status adopt(struct rondo_ddp *d, const struct hello *from, const u
         d->learned = from->learned != 0;
         for (size_t i = 0; i < d->nparams; i++) {
             d->params[i].expected = (uint32_t)order[d->nparams + i];
+            d->used_map[i] = !d->learned || d->params[i].expected > 0;
         }
         d->tune.on = false;
         s = rdi_ddp_relayout(d, list);

@@ -69,9 +69,11 @@ static rondo_status take(struct rondo_ddp *d, size_t i, const void *grad, bool u
     if (s != RONDO_OK) {
         return s;
     }
-    if (!used && rdi_usage_counts(d, &d->params[i])) {
+    // Also what an earlier pass, or an earlier mark, has left there counts.
+    bool filled = d->params[i].used;
+    if (!filled && rdi_usage_counts(d, &d->params[i])) {
         s = d->place->zero(d, rdi_ddp_view(d, i), d->params[i].bytes);
-    } else if (used && d->sync && complete) {
+    } else if (filled && d->sync && complete) {
         s = rdi_ddp_divide(d, i, grad);
     } else if (grad) {
         s = d->place->copy(d, rdi_ddp_view(d, i), grad, d->params[i].bytes);
@@ -136,8 +138,20 @@ void rdi_ddp_drain(struct rondo_ddp *d) {
         rdi_hook_drain(d);
     }
     d->place->drain(d);
-    rdi_usage_drain(d);
+    (void)rdi_usage_wait(d);
     (void)rondo_wait(&d->join.req);
+}
+
+// What goes wrong on this rank alone would leave the others waiting.
+void rdi_ddp_tell_failure(struct rondo_ddp *d, rondo_status s) {
+    if ((s != RONDO_ERR_NOMEM && s != RONDO_ERR_INTERNAL) || !d->comm ||
+        rondo_comm_error(d->comm) != RONDO_OK) {
+        return;
+    }
+    char text[RDI_ERROR_TEXT];
+    snprintf(text, sizeof text, "%s", rondo_last_error());
+    (void)rondo_comm_abort(d->comm, text);
+    rdi_set_last_error(text);
 }
 
 static void count_step(struct rondo_ddp *d) {
@@ -153,6 +167,8 @@ rondo_status rdi_ddp_step(struct rondo_ddp *d) {
     s = s == RONDO_OK ? rdi_usage_tell(d) : s;
     rondo_status w = d->place->finish(d);
     s = s == RONDO_OK ? w : s;
+    // What fails has to show before ranks agree on the step.
+    s = s == RONDO_OK && d->elastic ? rdi_usage_wait(d) : s;
     s = s == RONDO_OK ? rdi_sparse_reduce(d) : s;
     s = s == RONDO_OK && d->join.on ? rdi_join_scale(d) : s;
     rdi_ddp_trace_end(d);
@@ -201,11 +217,13 @@ rondo_status rdi_ddp_end_step(struct rondo_ddp *d, bool broken) {
     s = d->elastic ? rdi_ddp_settle(d, s) : s;
     if (s == RONDO_OK) {
         count_step(d);
+        rdi_usage_settled(d);
         s = follow(d, order, cap);
         rdi_usage_reset(d, true);
         rdi_ddp_reset_step(d);
     }
     free(order);
+    rdi_ddp_tell_failure(d, s);
     return s;
 }
 

@@ -7,6 +7,8 @@
 #include "ddp/internal.h"
 
 #include <float.h>
+#include <stdlib.h>
+#include <string.h>
 
 enum { WARM = 1, MEASURED = 2 }; // steps with each size
 
@@ -39,6 +41,26 @@ static size_t best(const struct rdi_tune *t, size_t n) {
         b = t->time[k] < t->time[b] ? k : b;
     }
     return b;
+}
+
+// Those that come take over sizes with the order of parameters, and have no part in what was measured.
+rondo_status rdi_tune_stop(struct rondo_ddp *d) {
+    struct rdi_tune *t = &d->tune;
+    if (!t->on) {
+        return RONDO_OK;
+    }
+    t->on = false;
+    d->cap_bytes = t->next > 0 ? size_at(d, best(t, t->next))
+                               : (size_t)d->world->engine->options.num[RDI_OPT_DDP_BUCKET];
+    size_t *order = malloc((d->nparams + 1) * sizeof *order);
+    if (!order) {
+        return rdi_fail(RONDO_ERR_NOMEM, "out of memory to rebuild buckets");
+    }
+    memcpy(order, d->layout, d->nparams * sizeof *order);
+    rondo_status s = rdi_ddp_relayout(d, order);
+    rdi_ddp_reset_step(d);
+    free(order);
+    return s;
 }
 
 rondo_status rdi_tune_step(struct rondo_ddp *d, size_t *cap) {

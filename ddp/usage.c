@@ -173,7 +173,7 @@ static rondo_status compare_marks(struct rondo_ddp *d) {
         s = least[i] == most[i] ? s : marked_otherwise(d, i, least[i], most[i]);
     }
     free(least);
-    d->learned = d->learned || s == RONDO_OK;
+    d->learns = s == RONDO_OK;
     return s;
 }
 
@@ -184,7 +184,8 @@ rondo_status rdi_usage_tell(struct rondo_ddp *d) {
     if (!d->find_unused || d->static_graph) {
         return RONDO_OK;
     }
-    rondo_status s = rondo_wait(&d->used_req);
+    rondo_status s = rdi_usage_wait(d);
+    d->used_status = RONDO_OK;
     for (size_t i = 0; i < d->nparams; i++) {
         d->used_map[i] = d->params[i].used;
     }
@@ -193,21 +194,27 @@ rondo_status rdi_usage_tell(struct rondo_ddp *d) {
                          : s;
 }
 
+void rdi_usage_settled(struct rondo_ddp *d) { d->learned = d->learned || d->learns; }
+
 void rdi_usage_reset(struct rondo_ddp *d, bool reduced) {
+    d->learns = false;
     for (size_t i = 0; i < d->nparams; i++) {
         d->params[i].used = d->params[i].used && !reduced;
     }
-    // Where the first pass does not reduce, the first step that does compares.
 }
 
-void rdi_usage_drain(struct rondo_ddp *d) { (void)rondo_wait(&d->used_req); }
+rondo_status rdi_usage_wait(struct rondo_ddp *d) {
+    rondo_status s = rondo_wait(&d->used_req);
+    d->used_status = s == RONDO_OK ? d->used_status : s;
+    return d->used_status;
+}
 
 rondo_status rondo_ddp_grad_used(rondo_ddp *d, size_t i, int *used) {
     if (!d || !used || i >= d->nparams) {
         return rdi_fail(RONDO_ERR_INVALID, "rondo_ddp_grad_used: a pointer is NULL, or there is no "
                                            "parameter with this index");
     }
-    rondo_status s = rondo_wait(&d->used_req);
+    rondo_status s = rdi_usage_wait(d);
     *used = d->used_map[i] != 0;
     return s;
 }

@@ -200,6 +200,9 @@ rondo_status rondo_zero_step(rondo_zero *z) {
     if (s != RONDO_OK) {
         return s;
     }
+    if (!z->state) {
+        return rdi_fail(RONDO_ERR_USAGE, "the state of the optimizer was lost when memory ran out");
+    }
     s = update_all(z);
     if (s != RONDO_OK) {
         // The others would wait for this rank's share.
@@ -207,7 +210,9 @@ rondo_status rondo_zero_step(rondo_zero *z) {
         return s;
     }
     s = gather(z->d);
-    return s == RONDO_OK && z->d->move ? rdi_zero_relayout(z->d) : s;
+    s = s == RONDO_OK && z->d->move ? rdi_zero_relayout(z->d) : s;
+    rdi_ddp_tell_failure(z->d, s);
+    return s;
 }
 
 // ---- Buckets that are laid out anew --------------------------------------------------------------
@@ -283,10 +288,11 @@ out:
 // ---- Checkpoints ---------------------------------------------------------------------------------
 
 static rondo_status check(const struct rondo_zero *z, const char *name, size_t i, size_t array) {
-    if (!z || i >= z->d->nparams || array >= z->arrays) {
-        return rdi_fail(RONDO_ERR_INVALID, "%s: %s", name,
-                        z ? "there is no such parameter, or no such array"
-                          : "the optimizer is NULL");
+    if (!z || !z->state || i >= z->d->nparams || array >= z->arrays) {
+        return rdi_fail(
+            RONDO_ERR_INVALID, "%s: %s", name,
+            z ? "there is no such parameter or array, or the state was lost when memory ran out"
+              : "the optimizer is NULL");
     }
     return rdi_ddp_between_steps(z->d, name);
 }

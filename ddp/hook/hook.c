@@ -64,7 +64,8 @@ static void add_up(struct rondo_ddp *d) {
         error += d->buckets[b].hooked.error;
         norm += d->buckets[b].hooked.norm;
     }
-    d->stats.hook_error = norm > 0 ? sqrt(error / norm) : 0;
+    // No number where gradients are none, or too large for their squares.
+    d->stats.hook_error = norm == 0 ? 0 : isfinite(error / norm) ? sqrt(error / norm) : NAN;
 }
 
 rondo_status rdi_hook_finish(struct rondo_ddp *d) {

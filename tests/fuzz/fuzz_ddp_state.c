@@ -124,7 +124,8 @@ static void make(struct rondo_ddp *d, uint8_t first, uint8_t second) {
     d->layout = calloc(d->nparams, sizeof *d->layout);
     d->order = calloc(d->nparams, sizeof *d->order);
     d->states = calloc(1, sizeof *d->states);
-    MUST(d->params && d->layout && d->order && d->states);
+    d->used_map = calloc(d->nparams, 1);
+    MUST(d->params && d->layout && d->order && d->states && d->used_map);
     for (size_t i = 0; i < d->nparams; i++) {
         size_t count = 3 + 7 * i, bytes = count * rondo_type_size(types[i]);
         d->params[i] = (struct rdi_param){
@@ -168,6 +169,7 @@ static void end(struct rondo_ddp *d) {
     free(d->params);
     free(d->layout);
     free(d->order);
+    free(d->used_map);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
