@@ -137,8 +137,11 @@ static void restore(void *arg) {
     point("restore", run.counters.steps);
 }
 
+// ELASTIC_GRAPH=static or unused: there is one parameter more, which takes no part, found out by one option or the other.
 static rondo_status create(void) {
-    rondo_param params[PARAMS];
+    static float idle[33];
+    const char *graph = getenv("ELASTIC_GRAPH");
+    rondo_param params[PARAMS + 1] = {[PARAMS] = {"idle", idle, 33, RONDO_F32}};
     rondo_ddp_state states[PARAMS + 1];
     for (size_t i = 0; i < PARAMS; i++) {
         // Only rank 0 of the job's beginning has the right ones.
@@ -162,7 +165,9 @@ static rondo_status create(void) {
     o.restore = restore;
     o.states = states;
     o.nstates = PARAMS + 1;
-    return rondo_ddp_create(run.comm, params, PARAMS, &o, &run.ddp);
+    o.static_graph = graph && strcmp(graph, "static") == 0;
+    o.find_unused = graph && strcmp(graph, "unused") == 0;
+    return rondo_ddp_create(run.comm, params, PARAMS + (graph != NULL), &o, &run.ddp);
 }
 
 // ---- Training -----------------------------------------------------------------------------------
@@ -238,6 +243,13 @@ static int step(void) {
         CHECK(++tries < 20);
     } while (s == RONDO_RETRY_STEP);
     OK(s);
+    int used = 0, idle = 0;
+    OK(rondo_ddp_grad_used(run.ddp, 0, &used));
+    CHECK(used == 1);
+    if (getenv("ELASTIC_GRAPH")) {
+        OK(rondo_ddp_grad_used(run.ddp, PARAMS, &idle));
+        CHECK(idle == 0); // on a rank that came later, too
+    }
     optimizer();
     run.counters.lives = sum[1];
     return check();
