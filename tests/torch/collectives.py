@@ -103,6 +103,9 @@ def coalesced(rank: int, n: int) -> None:
     dist.group.WORLD.allreduce_coalesced(xs, o).wait()
     for i, s in enumerate(shapes):
         same(xs[i], reduce(torch.maximum, everybody(n, s, salt=i)), s)
+    twice = torch.full((5,), rank + 1.0)
+    dist.group.WORLD.allreduce_coalesced([twice, twice]).wait()
+    same(twice, torch.full((5,), n * (n + 1) / 2), "the same tensor twice")
     outs = [[torch.zeros(s) for s in shapes] for _ in range(n)]
     ins = [seeded(rank, s, salt=i) for i, s in enumerate(shapes)]
     dist.group.WORLD.allgather_coalesced(outs, ins).wait()

@@ -181,10 +181,10 @@ class Group(dist.ProcessGroup):
         call = ("all_gather", x.data_ptr(), all_.data_ptr(), *_unit(x))
         return self._run(name, [call], [t], opts, after, (x, all_, t))
 
-    def broadcast(self, tensors: Any, opts: Any = None) -> Work:
+    def broadcast(self, tensors: Any, opts: Any = None, root: Optional[int] = None) -> Work:
         t = _one(tensors, "broadcast")
         x = _wire(t, None)
-        root = _root(opts)
+        root = _root(opts) if root is None else root
         call = ("broadcast", x.data_ptr(), x.data_ptr(), *_unit(x), root)
         return self._run("broadcast", [call], [t], opts, _back(x, t), (x, t))
 
@@ -193,11 +193,16 @@ class Group(dist.ProcessGroup):
         calls: List[Call] = []
         afters: List[After] = []
         keep: List[Any] = [tensors]
+        seen: List[int] = []
         for t in tensors:
             how = reduction(opts if opts is not None else dist.ReduceOp.SUM, t.dtype)
             if how.fold is not None:
                 raise TypeError("rondo: all_reduce_coalesced takes SUM, PRODUCT, MIN, MAX and AVG")
             x = _wire(t, how.wire)
+            # A tensor that is listed twice is reduced once: in place, the second call would reduce the first one's result.
+            if x.numel() > 0 and x.data_ptr() in seen:
+                x = x.clone()
+            seen.append(x.data_ptr())
             calls.append(("all_reduce", x.data_ptr(), x.data_ptr(), x.numel(), TYPES[x.dtype], how.op))
             afters.append(_back(x, t) or _nothing)
             keep.append(x)
