@@ -121,6 +121,15 @@ def coalesced(rank: int, n: int) -> None:
 
 
 def rooted(rank: int, n: int) -> None:
+    for bad in (-1, n):
+        for call, o in ((dist.group.WORLD.gather, dist.GatherOptions()), (dist.group.WORLD.scatter, dist.ScatterOptions())):
+            o.rootRank = bad
+            try:
+                call([torch.zeros(1)], [torch.zeros(1)], o)
+            except ValueError as err:
+                assert f"the root is {bad}" in str(err), err
+            else:
+                raise AssertionError(f"{call} took root {bad}")
     for root in range(n):
         for dtype in (*NUMBERS, torch.bool, torch.complex64):
             x = seeded(rank, (129,), dtype, salt=root)

@@ -352,9 +352,14 @@ class Group(dist.ProcessGroup):
                 t.detach().copy_(x)
         return Ready(self._comm, name, result)
 
+    def _rank_in(self, root: int) -> int:
+        if not 0 <= root < self._size:
+            raise ValueError(f"rondo: the root is {root}, but this group's ranks are 0 to {self._size - 1}")
+        return root
+
     def gather(self, outputs: Any, inputs: Any, opts: Any = None) -> Work:
         t = _one(inputs, "gather")
-        root = _root(opts)
+        root = self._rank_in(_root(opts))
         nothing: List[Optional[Tensor]] = [None] * self._size
         if self._rank != root:
             if outputs and outputs[0]:
@@ -370,7 +375,7 @@ class Group(dist.ProcessGroup):
 
     def scatter(self, outputs: Any, inputs: Any, opts: Any = None) -> Work:
         out = _one(outputs, "scatter")
-        root = _root(opts)
+        root = self._rank_in(_root(opts))
         recvs: List[Optional[Tensor]] = [None] * self._size
         recvs[root] = out
         if self._rank != root:
