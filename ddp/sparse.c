@@ -64,15 +64,17 @@ static rondo_status make_room(struct rdi_rows *r, size_t n, size_t bytes) {
         return RONDO_OK;
     }
     size_t cap = n > 2 * r->cap ? n : 2 * r->cap;
-    uint64_t *row = realloc(r->row, cap * sizeof *row);
-    r->row = row ? row : r->row;
-    char *values = realloc(r->values, cap * bytes);
-    r->values = values ? values : r->values;
-    if (!row || !values) {
-        return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %zu rows of a sparse gradient", cap);
+    void *row = realloc(r->row, cap * sizeof *r->row);
+    if (row) {
+        r->row = row;
+        void *values = realloc(r->values, cap * bytes);
+        if (values) {
+            r->values = values;
+            r->cap = cap;
+            return RONDO_OK;
+        }
     }
-    r->cap = cap;
-    return RONDO_OK;
+    return rdi_fail(RONDO_ERR_NOMEM, "out of memory for %zu rows of a sparse gradient", cap);
 }
 
 static struct rdi_sparse *find(const struct rondo_ddp *d, size_t i) {
@@ -229,10 +231,11 @@ static rondo_status merge(struct rondo_ddp *d, struct rdi_sparse *s, const uint6
     rondo_status r = RONDO_OK;
     for (size_t rank = 0; rank < ranks; rank++) {
         for (size_t k = 0; k < counts[rank * d->nsparse]; k++) {
-            places[n++] = (struct place){rows[rank * most + k], rank * most + k};
-            if (places[n - 1].row >= d->params[s->param].rows) {
+            const uint64_t row = rows[rank * most + k];
+            places[n++] = (struct place){row, rank * most + k};
+            if (row >= d->params[s->param].rows) {
                 r = rdi_fail(RONDO_ERR_INTERNAL, "rank %zu sent row %llu of \"%s\", which has %zu",
-                             rank, (unsigned long long)places[n - 1].row, d->params[s->param].name,
+                             rank, (unsigned long long)row, d->params[s->param].name,
                              d->params[s->param].rows);
             }
         }

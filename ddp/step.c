@@ -260,8 +260,8 @@ rondo_status rondo_ddp_finish(rondo_ddp *d) {
 rondo_status rondo_ddp_commit(rondo_ddp *d) {
     bool broken = d && d->elastic && rdi_ddp_is_broken(d);
     rondo_status s = broken ? RONDO_OK : rdi_ddp_between_steps(d, "rondo_ddp_commit");
-    if (s != RONDO_OK || !d->elastic) {
-        return s != RONDO_OK ? s : rondo_comm_error(d->world);
+    if (s != RONDO_OK || !d || !d->elastic) {
+        return s != RONDO_OK || !d ? s : rondo_comm_error(d->world);
     }
     s = rdi_ddp_settle(d, RONDO_OK);
     if (s == RONDO_OK && d->save) {

@@ -157,10 +157,11 @@ static rondo_status marked_otherwise(const struct rondo_ddp *d, size_t i, uint32
 
 // After the first step: all ranks have marked alike. A rank without input has nothing to say, and learns it here.
 static rondo_status compare_marks(struct rondo_ddp *d) {
-    uint32_t *least = malloc((2 * d->nparams + 1) * sizeof *least), *most = least + d->nparams;
+    uint32_t *least = malloc((2 * d->nparams + 1) * sizeof *least);
     if (!least) {
         return rdi_fail(RONDO_ERR_NOMEM, "out of memory to compare %zu parameters", d->nparams);
     }
+    uint32_t *most = least + d->nparams;
     for (size_t i = 0; i < d->nparams; i++) {
         least[i] = d->join.shadow ? UINT32_MAX : d->params[i].expected;
         most[i] = d->join.shadow ? 0 : d->params[i].expected;

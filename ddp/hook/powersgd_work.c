@@ -15,7 +15,8 @@ static bool is_compressed(const rondo_powersgd_options *o, const rondo_ddp_slice
     if (s->rows < 2 || s->count % s->rows != 0) {
         return false;
     }
-    const double rows = (double)s->rows, cols = (double)(s->count / s->rows);
+    const size_t width = s->count / s->rows;
+    const double rows = (double)s->rows, cols = (double)width;
     return rows * cols > o->min_saving * o->rank * (rows + cols);
 }
 
