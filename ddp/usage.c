@@ -185,14 +185,13 @@ rondo_status rdi_usage_tell(struct rondo_ddp *d) {
     if (!d->find_unused || d->static_graph) {
         return RONDO_OK;
     }
-    rondo_status s = rdi_usage_wait(d);
+    (void)rdi_usage_wait(d); // of the step before: one that failed was repeated, or was the last
     d->used_status = RONDO_OK;
     for (size_t i = 0; i < d->nparams; i++) {
         d->used_map[i] = d->params[i].used;
     }
-    return s == RONDO_OK ? rondo_all_reduce_start(d->used_map, d->used_map, d->nparams, RONDO_U8,
-                                                  RONDO_MAX, d->comm, &d->used_req)
-                         : s;
+    return rondo_all_reduce_start(d->used_map, d->used_map, d->nparams, RONDO_U8, RONDO_MAX,
+                                  d->comm, &d->used_req);
 }
 
 void rdi_usage_settled(struct rondo_ddp *d) { d->learned = d->learned || d->learns; }
