@@ -68,18 +68,6 @@ static rondo_status measure(struct rondo_ddp *d, struct norm *n) {
     return s;
 }
 
-static void scale_all(struct rondo_ddp *d, double scale) {
-    for (size_t b = 0; b < d->nbuckets; b++) {
-        const struct rdi_bucket *k = &d->buckets[b];
-        rdi_scale_copy(k->mem, k->mem, k->count, k->type, scale);
-    }
-    for (size_t k = 0; k < d->nsparse; k++) {
-        const struct rdi_sparse *p = &d->sparse[k];
-        rdi_scale_copy(p->sum.values, p->sum.values, p->sum.n * p->width, d->params[p->param].type,
-                       scale);
-    }
-}
-
 rondo_status rondo_ddp_clip_grad_norm(rondo_ddp *d, double max_norm, double norm_type,
                                       double *norm) {
     rondo_status s = rdi_ddp_between_steps(d, "rondo_ddp_clip_grad_norm");
@@ -114,7 +102,7 @@ rondo_status rondo_ddp_clip_grad_norm(rondo_ddp *d, double max_norm, double norm
             n.value);
     }
     if (n.value > max_norm) {
-        scale_all(d, max_norm / (n.value + 1e-6));
+        rdi_ddp_scale(d, max_norm / (n.value + 1e-6));
     }
     return RONDO_OK;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The life of a ddp object, and what can be asked of it. Steps: step.c.
 #include "ddp/internal.h"
+#include "ring/reduce.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,6 +141,18 @@ rondo_status rdi_ddp_zero(struct rondo_ddp *d) {
         d->sparse[k].mine.n = 0;
     }
     return s;
+}
+
+void rdi_ddp_scale(struct rondo_ddp *d, double scale) {
+    for (size_t b = 0; b < d->nbuckets; b++) {
+        const struct rdi_bucket *k = &d->buckets[b];
+        rdi_scale_copy(k->mem, k->mem, k->count, k->type, scale);
+    }
+    for (size_t k = 0; k < d->nsparse; k++) {
+        const struct rdi_sparse *p = &d->sparse[k];
+        rdi_scale_copy(p->sum.values, p->sum.values, p->sum.n * p->width, d->params[p->param].type,
+                       scale);
+    }
 }
 
 rondo_status rondo_ddp_zero_grad(rondo_ddp *d) {

@@ -194,7 +194,7 @@ rondo_status rdi_ddp_broadcast_buffers(struct rondo_ddp *d, int root);
 // join.c: at the first mark, before the end; a step that must not count.
 rondo_status rdi_join_tell(struct rondo_ddp *d, bool input);
 rondo_status rdi_join_hear(struct rondo_ddp *d);
-rondo_status rdi_join_scale(struct rondo_ddp *d);
+void rdi_join_scale(struct rondo_ddp *d);
 rondo_status rdi_join_end(struct rondo_ddp *d);
 // sparse.c
 rondo_status rdi_sparse_open(struct rondo_ddp *d, const size_t *list, size_t n);
@@ -226,6 +226,7 @@ rondo_status rdi_ddp_prepare(struct rondo_ddp *d, const rondo_param *params, siz
 // step.c and ddp.c: after a step that does not count, and buckets by another order (the old ones' contents are lost)
 void rdi_ddp_reset_step(struct rondo_ddp *d);
 rondo_status rdi_ddp_zero(struct rondo_ddp *d);
+void rdi_ddp_scale(struct rondo_ddp *d, double scale); // all gradients, in host memory
 uint64_t rdi_ddp_bytes_sent(const struct rondo_ddp *d);
 rondo_status rdi_ddp_relayout(struct rondo_ddp *d, const size_t *order);
 

@@ -7,7 +7,6 @@
 // After PyTorch's join context; there an all_reduce counts ranks with input, here all ranks hear who they are, so that
 // buffers have a root and errors a name.
 #include "ddp/internal.h"
-#include "ring/reduce.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -43,23 +42,12 @@ rondo_status rdi_join_hear(struct rondo_ddp *d) {
 }
 
 // Gradients were divided by the number of all ranks.
-rondo_status rdi_join_scale(struct rondo_ddp *d) {
+void rdi_join_scale(struct rondo_ddp *d) {
     const struct rdi_join *j = &d->join;
     int n = rondo_comm_size(d->comm);
-    if (j->options.divide_by_initial || !d->average || j->active == n) {
-        return RONDO_OK;
+    if (!j->options.divide_by_initial && d->average && j->active < n) {
+        rdi_ddp_scale(d, (double)n / j->active);
     }
-    double scale = (double)n / j->active;
-    for (size_t b = 0; b < d->nbuckets; b++) {
-        const struct rdi_bucket *k = &d->buckets[b];
-        rdi_scale_copy(k->mem, k->mem, k->count, k->type, scale);
-    }
-    for (size_t i = 0; i < d->nsparse; i++) {
-        const struct rdi_sparse *p = &d->sparse[i];
-        rdi_scale_copy(p->sum.values, p->sum.values, p->sum.n * p->width, d->params[p->param].type,
-                       scale);
-    }
-    return RONDO_OK;
 }
 
 // The step of those that have input is over; with stop_early it may be the last, which does not count.

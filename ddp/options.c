@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: MIT
 // What a ddp object is created from: parameters and options, checked and copied.
 #include "ddp/internal.h"
+#include "ring/reduce.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static bool is_float(rondo_type t) {
-    return t <= RONDO_BF16 || t == RONDO_F8E4M3 || t == RONDO_F8E5M2;
-}
 
 static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, size_t n,
                                 const size_t *rows) {
@@ -22,7 +19,7 @@ static rondo_status copy_params(struct rondo_ddp *d, const rondo_param *params, 
     memset(d->used_map, 1, n + 1);
     for (size_t i = 0; i < n; i++) {
         const rondo_param *p = &params[i];
-        if (!p->name || !p->data || p->count == 0 || !is_float(p->type)) {
+        if (!p->name || !p->data || p->count == 0 || !rdi_type_is_float(p->type)) {
             return rdi_fail(
                 RONDO_ERR_INVALID,
                 "parameter %zu (\"%s\"): it needs a name, data, a count above 0 and a type of "

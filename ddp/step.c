@@ -170,7 +170,9 @@ rondo_status rdi_ddp_step(struct rondo_ddp *d) {
     // What fails has to show before ranks agree on the step.
     s = s == RONDO_OK && d->elastic ? rdi_usage_wait(d) : s;
     s = s == RONDO_OK ? rdi_sparse_reduce(d) : s;
-    s = s == RONDO_OK && d->join.on ? rdi_join_scale(d) : s;
+    if (s == RONDO_OK && d->join.on) {
+        rdi_join_scale(d);
+    }
     rdi_ddp_trace_end(d);
     return s;
 }

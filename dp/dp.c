@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The calls of <rondo/dp.h>: what may be called when, and how a step is put together.
 #include "dp/internal.h"
+#include "ring/reduce.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -24,11 +25,6 @@ rondo_status rondo_dp_scatter(uint64_t rows, int device, int devices, uint64_t *
 }
 
 // ---- Parameters ----------------------------------------------------------------------------------
-
-static bool is_float(rondo_type t) {
-    return t == RONDO_F32 || t == RONDO_F64 || t == RONDO_F16 || t == RONDO_BF16 ||
-           t == RONDO_F8E4M3 || t == RONDO_F8E5M2;
-}
 
 static bool aligned(size_t *at) {
     const size_t up = (*at + RDI_DP_ALIGN - 1) & ~(size_t)(RDI_DP_ALIGN - 1);
@@ -66,7 +62,7 @@ static rondo_status take_params(struct rondo_dp *dp, const rondo_param *params, 
     }
     for (size_t i = 0; i < n; i++) {
         const rondo_param *p = &params[i];
-        if (!p->name || !p->data || p->count == 0 || !is_float(p->type)) {
+        if (!p->name || !p->data || p->count == 0 || !rdi_type_is_float(p->type)) {
             return rdi_fail(
                 RONDO_ERR_INVALID,
                 "parameter %zu (\"%s\"): it needs a name, data, a count above 0 and a type of "

@@ -2,6 +2,7 @@
 // From this host and this process to a decision, and from that to what transports, driver and layout want.
 #include "ring/place.h"
 
+#include "topo/cores.h"
 #include "topo/internal.h"
 
 #include <sched.h>
@@ -10,18 +11,6 @@
 #include <string.h>
 
 // ---- What this process may use -------------------------------------------------------------------
-
-// False: not known, or more processors than a set has.
-static bool find_cpus(struct rdi_set *out) {
-    cpu_set_t *set = CPU_ALLOC(RDI_SET_BITS);
-    size_t bytes = CPU_ALLOC_SIZE(RDI_SET_BITS);
-    bool known = set && sched_getaffinity(0, bytes, set) == 0;
-    for (unsigned bit = 0; known && bit < RDI_SET_BITS; bit++) {
-        out->word[bit / 32] |= CPU_ISSET_S(bit, bytes, set) ? 1U << (bit % 32) : 0;
-    }
-    CPU_FREE(set);
-    return known;
-}
 
 #define NVIDIA 0x10de
 
@@ -175,7 +164,7 @@ static bool is_worth_it(const struct rdi_options *o, const struct rdi_job *job,
 rondo_status rdi_place_find(const struct rdi_options *o, const struct rdi_job *job, rdi_getenv get,
                             const struct rdi_env *env, struct rdi_place *out) {
     struct rdi_set set = {{0}};
-    const struct rdi_set *cpus = find_cpus(&set) ? &set : NULL;
+    const struct rdi_set *cpus = rdi_topo_own_cpus(&set) ? &set : NULL;
     *out = (struct rdi_place){.cpu = -1, .node = -1};
     rondo_topo *topo = NULL;
     if (!is_worth_it(o, job, cpus)) {

@@ -86,6 +86,11 @@ bool rdi_reduce_select(const char *isa) {
 
 // ---- Reductions ----------------------------------------------------------------------------------
 
+bool rdi_type_is_float(rondo_type type) {
+    return type == RONDO_F32 || type == RONDO_F64 || type == RONDO_F16 || type == RONDO_BF16 ||
+           type == RONDO_F8E4M3 || type == RONDO_F8E5M2;
+}
+
 size_t rdi_type_size(rondo_type type) {
     static const unsigned char sizes[RONDO_TYPE_COUNT] = {
         [RONDO_F32] = 4, [RONDO_F64] = 8, [RONDO_F16] = 2,    [RONDO_BF16] = 2,

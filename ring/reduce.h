@@ -29,6 +29,9 @@
 // Bytes of one element; 0 for a value that is no type.
 size_t rdi_type_size(rondo_type type);
 
+// Whether it is one of f64, f32, f16, bf16 and the 8-bit floats.
+bool rdi_type_is_float(rondo_type type);
+
 // dst[i] = a[i] op b[i], rounded to the type. AVG adds (rdi_divide() ends it). dst may equal a or b; no other
 // overlap.
 void rdi_reduce2(void *dst, const void *a, const void *b, size_t count, rondo_type type,

@@ -11,4 +11,7 @@
 // hwloc's description of a machine. At least one; free *cores. May take a tenth of a second.
 rondo_status rdi_topo_cores(const char *synthetic, struct rdi_set **cores, int *n);
 
+// *cpus = the processors that the calling thread may run on. False: not known, or more than a set has.
+bool rdi_topo_own_cpus(struct rdi_set *cpus);
+
 #endif

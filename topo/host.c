@@ -204,22 +204,20 @@ rondo_status rdi_topo_host_allowed(struct rdi_set *cpus, struct rdi_set *nodes) 
 
 // ---- Cores ---------------------------------------------------------------------------------------
 
-// Takes away what the calling thread may not use.
-static void keep_own(struct rdi_set *allowed) {
+bool rdi_topo_own_cpus(struct rdi_set *cpus) {
     cpu_set_t *set = CPU_ALLOC(RDI_SET_BITS);
     size_t bytes = CPU_ALLOC_SIZE(RDI_SET_BITS);
-    if (set && sched_getaffinity(0, bytes, set) == 0) {
-        for (unsigned bit = 0; bit < RDI_SET_BITS; bit++) {
-            if (!CPU_ISSET_S(bit, bytes, set)) {
-                allowed->word[bit / 32] &= ~(1U << bit % 32);
-            }
-        }
+    bool known = set && sched_getaffinity(0, bytes, set) == 0;
+    memset(cpus, 0, sizeof *cpus);
+    for (unsigned bit = 0; known && bit < RDI_SET_BITS; bit++) {
+        cpus->word[bit / 32] |= CPU_ISSET_S(bit, bytes, set) ? 1U << (bit % 32) : 0;
     }
     CPU_FREE(set);
+    return known;
 }
 
 rondo_status rdi_topo_cores(const char *synthetic, struct rdi_set **cores, int *n) {
-    struct rdi_set allowed;
+    struct rdi_set allowed, own;
     rondo_status s = synthetic ? check_synthetic(synthetic) : RONDO_OK;
     if (s != RONDO_OK) {
         return s;
@@ -229,8 +227,8 @@ rondo_status rdi_topo_cores(const char *synthetic, struct rdi_set **cores, int *
         return failed(synthetic);
     }
     copy_set(&allowed, hwloc_topology_get_allowed_cpuset(h));
-    if (!synthetic) {
-        keep_own(&allowed);
+    if (!synthetic && rdi_topo_own_cpus(&own)) {
+        rdi_set_keep(&allowed, &own);
     }
     // Some virtual machines say nothing of cores.
     int depth = hwloc_get_type_or_below_depth(h, HWLOC_OBJ_CORE), found = 0;
